@@ -1,0 +1,172 @@
+"""The whole book, built once as a reader builds it, and every page of its site."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urldefrag
+
+import nbformat
+import pytest
+import yaml
+from press.execution import Cache
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "_build"
+SITE = BUILD / "html"
+
+pytestmark = pytest.mark.slow
+
+
+def names(items: list[dict]) -> list[str]:
+    """Return the pages of a piece of the table of contents, in order."""
+    inner = [(i["file"], names(i.get("sections", []))) for i in items]
+    return [name for file, below in inner for name in (file, *below)]
+
+
+def pages() -> list[str]:
+    """Return all pages of the book, in order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [toc["root"], *(n for part in toc["parts"] for n in names(part["chapters"]))]
+
+
+PAGES = pages()
+
+
+@pytest.fixture(scope="module")
+def built() -> str:
+    """What the build said; the site is in _build/html."""
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
+    done = subprocess.run(
+        [*command, "-W", "--keep-going"],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:]
+    return done.stdout
+
+
+class Html(HTMLParser):
+    """The tags of a page with their attributes, its anchors and its title."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.ids: set[str] = set()
+        self.title = ""
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {key: value or "" for key, value in attrs}
+        self.tags.append((tag, found))
+        self.ids |= {found[key] for key in ("id", "name") if key in found}
+        self.inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "title":
+            self.title += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+
+class Site(NamedTuple):
+    """The pages of the site, by their file."""
+
+    pages: dict[Path, Html]
+
+
+@pytest.fixture(scope="module")
+def site(built: str) -> Site:
+    """The site as a browser sees it."""
+    files = sorted(SITE.glob("book/**/*.html"))
+    return Site({f: Html(f.read_text(encoding="utf-8")) for f in files})
+
+
+def page(site: Site, name: str) -> Html:
+    return site.pages[SITE / f"{name}.html"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_cell_ran_without_error(name: str, built: str) -> None:
+    """The executed page is in the cache, and no output of it is an error."""
+    made = (BUILD / f"jupyter_execute/{name}.ipynb").read_text(encoding="utf-8") \
+        if (BUILD / f"jupyter_execute/{name}.ipynb").exists() else ""  # fmt: skip
+    if not made:
+        assert "{code-cell}" not in (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        return
+    notebook = nbformat.reads(made, nbformat.NO_CONVERT)
+    cache = Cache(BUILD / ".jupyter_cache")
+    key = cache.base.create_hashed_notebook(notebook)[1]
+    ran = json.loads(cache.file(key).read_text(encoding="utf-8"))
+    assert ran["metadata"]["kernelspec"]["fingerprint"]
+    cells = [c for c in ran["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
+    allowed = [c for c in cells if "raises-exception" in c["metadata"].get("tags", [])]
+    for cell in cells:
+        kinds = {output["output_type"] for output in cell["outputs"]}
+        assert cell in allowed or "error" not in kinds
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_title_description_and_language(name: str, site: Site) -> None:
+    html = page(site, name)
+    meta = {a.get("name"): a.get("content", "") for t, a in html.tags if t == "meta"}
+    assert len(html.title.strip()) > len(" — Push-forward")
+    assert 40 <= len(meta["description"]) <= 160
+    assert [a["lang"] for t, a in html.tags if t == "html"] == ["en"]
+    assert sum(tag == "h1" for tag, _ in html.tags) >= 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_asks_no_other_site_for_anything(name: str, site: Site) -> None:
+    """Links may lead away; scripts, styles, fonts and pictures may not."""
+    loads = {"script": "src", "img": "src", "iframe": "src", "source": "src"}
+    for tag, found in page(site, name).tags:
+        address = found.get(loads.get(tag, ""), "")
+        if tag == "link" and found.get("rel") not in ("canonical", "author"):
+            address = found.get("href", "")
+        assert not re.match(r"(https?:)?//", address), (tag, found)
+    text = (SITE / f"{name}.html").read_text(encoding="utf-8")
+    scripts = "".join(re.findall(r"<script\b[^>]*>(.*?)</script>", text, re.S))
+    assert not re.findall(r"https?://(?!www\.w3\.org)[^\"' ]+", scripts)
+
+
+def test_the_scripts_and_styles_ask_no_other_site(built: str) -> None:
+    for file in SITE.glob("_static/**/*.css"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", text), file
+    assert (SITE / "_static/mathjax/tex-chtml.js").exists()
+    assert len(list(SITE.glob("_static/mathjax/**/*.woff"))) > 20
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_picture_says_what_it_shows(name: str, site: Site) -> None:
+    for tag, found in page(site, name).tags:
+        if tag == "img":
+            assert found.get("alt", "").strip(), found
+            assert not found["src"].startswith("data:"), found["alt"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_somewhere(name: str, site: Site) -> None:
+    here = SITE / f"{name}.html"
+    for tag, found in page(site, name).tags:
+        address = found.get("href" if tag in ("a", "link") else "src", "")
+        if not address or re.match(r"[a-z]+:|//", address):
+            continue
+        path, anchor = urldefrag(address.split("?")[0])
+        target = (here.parent / unquote(path)).resolve() if path else here
+        if path:
+            assert target.exists(), address
+        _, anchor = urldefrag(address)
+        if anchor and target in site.pages:
+            assert unquote(anchor) in site.pages[target].ids, address
