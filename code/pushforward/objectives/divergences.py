@@ -229,7 +229,7 @@ def variational_bound(
         divergence: Gives f*.
     """
     p, q = laws(p, q)
-    allowed = torch.where(T > divergence.at_infinity, -torch.inf, T)
+    allowed = torch.where(divergence.at_infinity < T, -torch.inf, T)
     gain = p * torch.where(p > 0, allowed, 0)  # 0 · ∞ = 0
     cost = q * torch.where(q > 0, divergence.conjugate(T), 0)
     return gain.sum(-1) - cost.sum(-1)
