@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pushforward import cli, data, runs
-from pushforward.data import CATALOGUE, File, Source
+from pushforward import cli, files, runs
+from pushforward.files import CATALOGUE, File, Source
 from pushforward.model import Model
 from pushforward.runs import Experiment, Writer
 
@@ -196,9 +196,9 @@ def test_data_says_what_is_here_and_whole(
     import hashlib
 
     file = File("bits.amat", len(body), hashlib.sha256(body).hexdigest())
-    monkeypatch.setattr(cli.data, "CATALOGUE", {"bits": Source((), {"train": (file,)})})
+    monkeypatch.setattr(files, "CATALOGUE", {"bits": Source((), {"train": (file,)})})
     monkeypatch.setenv("PUSHFORWARD_DATA", str(place))
-    monkeypatch.setattr(data, "cache", lambda: place / "none")
+    monkeypatch.setattr(files, "cache", lambda: place / "none")
     assert "not here" in ask("data")[1]
     path = place / "bits" / "bits.amat"
     path.parent.mkdir()

@@ -16,16 +16,16 @@ CODE, EXPERIMENTS = ROOT / "code" / "pushforward", ROOT / "code" / "experiments"
 
 # Lower layers first: a module imports its own layer and those below it.
 LAYERS = [
-    {"model", "distributions", "nn", "ode", "data"},
+    {"model", "distributions", "nn", "ode", "files", "stream", "data"},
     {"objectives", "ot"},  # pure functions: know no network
     {"vae"},  # models: siblings may not see each other
     {"metrics", "train"},
-    {"runs", "plot", "check", "cli"},
+    {"record", "runs", "plot", "check", "cli"},
 ]
 SHARED = LAYERS[0] | LAYERS[3] | LAYERS[4]
 PURE, MODELS = LAYERS[1], LAYERS[2]
 PARTS = PURE | MODELS
-ONLY = {"matplotlib": {"plot"}, "argparse": {"cli"}, "urllib": {"data"}}
+ONLY = {"matplotlib": {"plot"}, "argparse": {"cli"}, "urllib": {"files"}}
 GLOBAL_STATE = {"manual_seed", "seed", "set_default_dtype", "set_num_threads",
                 "filterwarnings", "simplefilter"}  # fmt: skip
 

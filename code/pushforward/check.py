@@ -104,7 +104,7 @@ def measure(
     Args:
         claim: Id of the row.
         value: The measured number, finite.
-        sd: Standard deviation over repetitions.
+        sd: Standard deviation over repetitions, or the standard error of a mean.
         n: How many repetitions or samples.
 
     Raises:

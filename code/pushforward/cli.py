@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save_file
 
-from . import data, runs
+from . import files, record, runs
 from .train import CheckpointError, NonFiniteLoss
 
 __all__ = ["main"]
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("runs", "list the runs and the machines that made them")
     sub.add_argument("--pending", action="store_true", help="what waits for a GPU")
     sub = command("data", "list the data sets, where they are, whether they are whole")
-    sub.add_argument("name", nargs="?", help="one of " + ", ".join(data.CATALOGUE))
+    sub.add_argument("name", nargs="?", help="one of " + ", ".join(files.CATALOGUE))
     sub.add_argument("--fetch", action="store_true", help="fetch what is missing")
     return top
 
@@ -124,7 +124,7 @@ def train(options: argparse.Namespace) -> None:
     for metric, values in run.run().metrics.items():
         print(f"{metric:16} " + " ".join(f"{value:.6g}" for value in values))
     where = f", kept in {run.path}" if keep else ""
-    print(f"{run.seconds():.0f} s on {runs.device_name(run.device)}{where}")
+    print(f"{run.seconds():.0f} s on {record.device_name(run.device)}{where}")
 
 
 @torch.no_grad()
@@ -169,15 +169,15 @@ def list_runs(options: argparse.Namespace) -> None:
 
 def list_data(options: argparse.Namespace) -> None:
     """List data sets and the state of their files."""
-    if options.name not in (None, *data.CATALOGUE):
-        near = difflib.get_close_matches(options.name, data.CATALOGUE, n=2, cutoff=0.3)
+    if options.name not in (None, *files.CATALOGUE):
+        near = difflib.get_close_matches(options.name, files.CATALOGUE, n=2, cutoff=0.3)
         raise Refused(
             f"no data set {options.name!r}: did you mean {' or '.join(near)}?"
         )
-    for name in [options.name] if options.name else data.CATALOGUE:
+    for name in [options.name] if options.name else files.CATALOGUE:
         if options.fetch:
-            data.fetch(name)
-        for file, path, error in data.states(name):
+            files.fetch(name)
+        for file, path, error in files.states(name):
             state = "damaged" if error else "whole" if path else "not here"
             size = f"{file.size / 1e3:,.0f} kB"
             print(f"{name:16} {file.name:28} {size:>10}  {state:9} {path or ''}")
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refused as error:
         print(f"pushforward: {error}", file=sys.stderr)
         return 2
-    except (data.DataError, CheckpointError, NonFiniteLoss) as error:
+    except (files.DataError, CheckpointError, NonFiniteLoss) as error:
         print(f"pushforward: {error}", file=sys.stderr)
         return 1
     return 0

@@ -34,8 +34,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
 
-from .data import Stream, write_whole
+from .files import write_whole
 from .model import Model, Player
+from .stream import Stream
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -165,7 +166,7 @@ def train(
 
     Args:
         model: What is trained.
-        batches: An endless iterator of data (n, *shape): :func:`.data.stream`.
+        batches: An endless iterator of data (n, *shape): :func:`.stream.stream`.
         steps: How many rounds, those before a resumed checkpoint included.
         lr: Learning rate of every player.
         rng: Source of every draw of the losses; by default torch's own.

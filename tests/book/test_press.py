@@ -19,7 +19,8 @@ kernelspec:
 """
 PACKAGE = {
     "__init__.py": "",
-    "data.py": "import gzip\n",
+    "files.py": 'SHIPPED = ("digits.gz",)\n',
+    "data.py": "from .files import SHIPPED\n",
     "runs.py": "from . import data\n",
     "ot/__init__.py": "from .a import f as f, helper\nfrom .b import g\nconstant = 1\n",
     "ot/a.py": "from ..nn import net\ndef f(): ...\ndef helper(): ...\n",
@@ -35,7 +36,8 @@ def code(tmp_path: Path) -> Path:
         path = tmp_path / "code/pushforward" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    (tmp_path / "code/pushforward/digits.gz").write_bytes(b"1")
+    for name in ("digits.gz", "letters.gz"):
+        (tmp_path / "code/pushforward" / name).write_bytes(b"1")
     return tmp_path / "code"
 
 
@@ -48,7 +50,7 @@ REACHED = [
     ("import pushforward.ot", "ot ot.a ot.b nn"),
     ("from pushforward import ot", "ot ot.a ot.b nn"),
     ("from pushforward.ot import *", "ot ot.a ot.b nn"),
-    ("from pushforward import runs", "runs data"),
+    ("from pushforward import runs", "runs data files"),
     ("import torch", ""),
 ]
 
@@ -57,7 +59,7 @@ REACHED = [
 def test_imports_reach(line: str, modules: str, code: Path) -> None:
     page = Page("p", f"{HEADER}# T\n\n```{{code-cell}} ipython3\n{line}\n```\n")
     before = mark(page, code)
-    for module in ("ot", "ot.a", "ot.b", "nn", "runs", "data"):
+    for module in ("ot", "ot.a", "ot.b", "nn", "runs", "data", "files"):
         path = code / "pushforward" / (module.replace(".", "/") + ".py")
         path = path if path.exists() else path.with_suffix("") / "__init__.py"
         text = path.read_text()
@@ -98,12 +100,21 @@ def test_runs_data_and_pins_count(code: Path) -> None:
     marks.append(change("requirements.txt", "torch==2.13.0"))
     marks.append(change("pushforward/digits.gz", "2"))
     assert len(set(marks)) == len(marks)
+    assert change("pushforward/letters.gz", "2") == marks[-1], "nobody names it"
     assert change("runs/ot/a/longer/metrics.json", "{}") == marks[-1]
     assert change("runs/ot/b/metrics.json", "{}") == marks[-1]
     several = page_of('from pushforward import runs\nruns.load(f"ot/{k}")')
     before = mark(several, code)
     change("runs/ot/b/metrics.json", '{"nll": [1]}')
     assert mark(several, code) != before
+
+
+def test_a_file_counts_for_those_who_reach_its_name(code: Path) -> None:
+    pages = [page_of(f"import pushforward.{name}") for name in ("data", "nn")]
+    before = [mark(page, code) for page in pages]
+    (code / "pushforward/digits.gz").write_bytes(b"2")
+    after = [mark(page, code) for page in pages]
+    assert [a != b for a, b in zip(after, before, strict=True)] == [True, False]
 
 
 def test_run_names_are_found_in_any_string() -> None:

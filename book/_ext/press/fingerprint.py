@@ -1,8 +1,8 @@
 """What a page's execution depends on, as one hash.
 
 A page must run again when its cells change (the cache sees that by itself), and
-when one of these does: a module that it reaches through imports, a data file
-that such a module carries, a run that it loads, or the pins.
+when one of these does: a module that it reaches through imports, a file beside
+such a module that is named in it, a run that it loads, or the pins.
 
     Sources(code).reach(cells)      the modules, found in the syntax trees
 
@@ -46,6 +46,13 @@ class Module:
             return sha(ast.dump(wordless(tree)).encode())
         except SyntaxError:
             return sha(self.path.read_bytes())
+
+    @cached_property
+    def carried(self) -> list[Path]:
+        """The files beside it, other than modules, that it names."""
+        text = self.path.read_text(encoding="utf-8")
+        beside = sorted(f for f in self.path.parent.iterdir() if f.is_file())
+        return [f for f in beside if f.suffix != ".py" and f.name in text]
 
     @cached_property
     def imports(self) -> list[tuple[str, str]]:
@@ -162,9 +169,7 @@ def fingerprint(page: Page, sources: Sources, runs: Path, pins: Path) -> str:
     lines = [f"python {sys.version_info.major}.{sys.version_info.minor}"]
     lines += [f"pins {content(pins)}"]
     lines += [f"module {m.name} {m.digest}" for m in modules]
-    carried = [f for m in modules if m.name.endswith(".data")
-               for f in sorted(m.path.parent.glob("*.gz"))]  # fmt: skip
-    lines += [f"data {path.name} {content(path)}" for path in carried]
+    lines += [f"data {f.name} {content(f)}" for m in modules for f in m.carried]
     if any(m.name.endswith(".runs") for m in modules):
         names = sorted({name for tree in trees for name in run_names(tree)})
         lines += [line for name in names for line in run_lines(name, runs)]
