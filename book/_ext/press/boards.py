@@ -6,6 +6,7 @@ A page that holds one is read again whenever what it shows has changed.
 import platform
 import re
 import statistics
+from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ class Board(SphinxDirective):
         self.env.metadata[self.env.docname]["press_board"] = digest
         return self.show()
 
+    @abstractmethod
     def show(self) -> list[nodes.Node]:
         """Return the board."""
-        raise NotImplementedError
 
     def markdown(self, text: str) -> list[nodes.Node]:
         """Return parsed text."""
