@@ -1,5 +1,7 @@
 """The whole book, built once as a reader builds it, and every page of its site."""
 
+import ast
+import html
 import json
 import os
 import re
@@ -118,12 +120,12 @@ def test_every_cell_ran_without_error(name: str, built: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_has_title_description_and_language(name: str, site: Site) -> None:
-    html = page(site, name)
-    meta = {a.get("name"): a.get("content", "") for t, a in html.tags if t == "meta"}
-    assert len(html.title.strip()) > len(" — Push-forward")
+    seen = page(site, name)
+    meta = {a.get("name"): a.get("content", "") for t, a in seen.tags if t == "meta"}
+    assert len(seen.title.strip()) > len(" — Push-forward")
     assert 40 <= len(meta["description"]) <= 160
-    assert [a["lang"] for t, a in html.tags if t == "html"] == ["en"]
-    assert sum(tag == "h1" for tag, _ in html.tags) >= 1
+    assert [a["lang"] for t, a in seen.tags if t == "html"] == ["en"]
+    assert sum(tag == "h1" for tag, _ in seen.tags) >= 1
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -170,3 +172,15 @@ def test_every_link_leads_somewhere(name: str, site: Site) -> None:
         _, anchor = urldefrag(address)
         if anchor and target in site.pages:
             assert unquote(anchor) in site.pages[target].ids, address
+
+
+def test_the_reference_shows_the_documentation_of_every_module(built: str) -> None:
+    text = (SITE / "book/back/api.html").read_text(encoding="utf-8")
+    shown = html.unescape(re.sub(r"<[^>]+>", "", text))
+    for path in sorted((ROOT / "code/pushforward").rglob("[!_]*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documented = [tree, *(n for n in tree.body if isinstance(n, ast.FunctionDef))]
+        public = [n for n in documented[1:] if f"def {n.name}(" in shown]
+        for node in [tree, *public[:2]]:
+            first = (ast.get_docstring(node) or "").splitlines()[0]
+            assert first in shown, path

@@ -35,14 +35,15 @@ class Module:
 
     @cached_property
     def tree(self) -> ast.Module:
-        """The syntax tree, without docstrings."""
-        return wordless(ast.parse(self.path.read_text(encoding="utf-8")))
+        """The syntax tree."""
+        return ast.parse(self.path.read_text(encoding="utf-8"))
 
     @cached_property
     def digest(self) -> str:
         """Hash of the tree, or of the text where it does not parse."""
         try:
-            return sha(ast.dump(self.tree).encode())
+            tree = ast.parse(self.path.read_text(encoding="utf-8"))
+            return sha(ast.dump(wordless(tree)).encode())
         except SyntaxError:
             return sha(self.path.read_bytes())
 
