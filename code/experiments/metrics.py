@@ -86,7 +86,7 @@ class Labelled(Model):
 
     def sample(self, n: int, *, rng: Generator | None = None) -> Tensor:
         """Raise: a classifier draws nothing."""
-        raise NotImplementedError("a classifier draws nothing")
+        raise TypeError("a classifier draws nothing")
 
     def loss(self, x: Tensor, *, rng: Generator | None = None) -> Tensor:
         """Return the cross-entropy on the images of numbers x (n, 1), in nats."""

@@ -84,7 +84,7 @@ def test_gaussian_images_have_the_moments_of_the_data(rng: torch.Generator) -> N
 
 def test_a_classifier_draws_nothing() -> None:
     model = Labelled(Classifier(8), data.digits("test"))
-    with pytest.raises(NotImplementedError, match="draws nothing"):
+    with pytest.raises(TypeError, match="draws nothing"):
         model.sample(1)
 
 
