@@ -1,10 +1,22 @@
 """Blocks of networks, and the one place that draws noise."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Generator, nn
 
-from pushforward.nn import MLP, noise_like, randn
+from pushforward.nn import (
+    MLP,
+    Attention,
+    TimeBlock,
+    TimeEmbedding,
+    TimeMLP,
+    UNet,
+    noise_like,
+    randn,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -77,3 +89,201 @@ def test_mlp_of_two_widths_is_affine() -> None:
 def test_bad_widths_are_named(widths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="widths must be at least two positive"):
         MLP(*widths)
+
+
+def woken(net: UNet) -> UNet:
+    """The net with the layers that begin at zero set to something."""
+    torch.manual_seed(1)
+    for p in net.parameters():
+        if not p.any():
+            nn.init.normal_(p, std=0.1)
+    return net
+
+
+def unet(**options: Any) -> UNet:
+    torch.manual_seed(0)
+    return woken(UNet(1, **{"width": 8, "factors": (1, 2), "heads": 2, **options}))
+
+
+@pytest.mark.parametrize("side", [8, 28, 32, 7])
+@pytest.mark.parametrize("factors", [(1,), (1, 2), (1, 2, 2)])
+def test_a_unet_keeps_the_shape(
+    side: int, factors: tuple[int, ...], rng: Generator
+) -> None:
+    net = unet(factors=factors, blocks=1)
+    x = torch.randn(2, 1, side, side, generator=rng)
+    assert net(x, torch.tensor(0.3)).shape == x.shape
+
+
+def test_a_unet_is_zero_at_first(rng: Generator) -> None:
+    x = torch.randn(2, 3, 8, 8, generator=rng)
+    net = UNet(3, width=8, heads=0)
+    assert torch.equal(net(x, torch.tensor(0.3)), torch.zeros_like(x))
+
+
+def test_a_unet_treats_each_row_by_itself_with_its_own_time(rng: Generator) -> None:
+    """In every accepted shape of the time, and as the divergences demand."""
+    net, x = unet(classes=3), torch.randn(3, 1, 8, 8, generator=rng)
+    t, c = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0, 2, 3])
+    rows = torch.cat([net(x[i : i + 1], t[i], c[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(net(x, t, c), rows)
+    torch.testing.assert_close(net(x, t[:, None, None, None], c), rows)
+    same = net(x, t[:1].expand(3))
+    torch.testing.assert_close(net(x, t[0]), same)
+    assert (net(x, t[1]) - same).abs().max() > 1e-3, "the time is not seen"
+
+
+def test_no_class_is_the_unknown_class(rng: Generator) -> None:
+    net, x, t = unet(classes=3), torch.randn(2, 1, 8, 8, generator=rng), torch.rand(2)
+    unknown, known = torch.full((2,), 3), torch.tensor([0, 1])
+    torch.testing.assert_close(net(x, t), net(x, t, unknown))
+    assert (net(x, t, known) - net(x, t)).abs().max() > 1e-3
+
+
+def test_every_weight_of_a_unet_is_used(rng: Generator) -> None:
+    net, x = unet(classes=2), torch.randn(4, 1, 12, 12, generator=rng)
+    loss = net(x, torch.rand(4), torch.tensor([0, 1, 2, 2])).square().sum()
+    for p, g in zip(net.parameters(), torch.autograd.grad(loss, [*net.parameters()]),
+                    strict=True):  # fmt: skip
+        assert g.abs().sum() > 0, tuple(p.shape)
+
+
+def test_far_pixels_are_seen_by_attention_alone(rng: Generator) -> None:
+    """In a net of one size, whose convolutions reach six pixels and no further."""
+    x = torch.randn(1, 1, 16, 16, generator=rng)
+    y = x.clone()
+    y[..., -1, -1] += 1.0
+    for heads, seen in ((2, True), (0, False)):
+        net = unet(factors=(1,), blocks=1, heads=heads).eval()
+        for m in net.modules():  # a mean over all pixels would see them too
+            if isinstance(m, nn.GroupNorm):
+                m.forward = lambda h: h  # type: ignore[method-assign]
+        t = torch.tensor(0.5)
+        assert bool((net(x, t) - net(y, t))[..., 0, 0].any()) == seen
+
+
+def test_attention_is_that_of_torch(rng: Generator) -> None:
+    layer = Attention(16, 4)
+    nn.init.normal_(layer.write.weight)
+    x = torch.randn(2, 16, 3, 5, generator=rng)
+    parts = layer.read(layer.norm(x)).reshape(2, 3, 4, 4, 15).mT.unbind(1)
+    looked = nn.functional.scaled_dot_product_attention(*parts)
+    exact = x + layer.write(looked.mT.reshape(2, 16, 3, 5))
+    torch.testing.assert_close(layer(x), exact)
+
+
+def test_the_time_embedding_tells_near_times_apart() -> None:
+    """Also in half precision, where the angles themselves would be too coarse."""
+    torch.manual_seed(0)
+    net = TimeEmbedding(32)
+    net.net = nn.Linear(32, 32)  # type: ignore[assignment]
+    nn.init.eye_(net.net.weight)
+    nn.init.zeros_(net.net.bias)
+    net.bfloat16()
+    t = torch.tensor([0.9, 0.901])
+    waves = net(t)
+    angle = t[:, None].double() * 1000 ** torch.linspace(0, 1, 16)
+    exact = torch.cat([angle.cos(), angle.sin()], 1)
+    assert (waves.double() - exact).abs().max() < 0.01
+    assert (waves[0] - waves[1]).abs().max() > 0.5
+
+
+def test_a_unet_runs_in_half_precision_and_channels_last(rng: Generator) -> None:
+    net = unet(classes=2).float()
+    x = torch.randn(4, 1, 16, 16, generator=rng, dtype=torch.float32)
+    t, c = torch.rand(4, dtype=torch.float32), torch.tensor([0, 1, 2, 0])
+    exact = net(x, t, c)
+    scale = exact.std()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (net(x, t, c) - exact).abs().max() < 0.1 * scale
+    last = net.to(memory_format=torch.channels_last)
+    found = last(x.to(memory_format=torch.channels_last), t, c)
+    torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-4)
+    half = net.bfloat16()(x.bfloat16(), t, c)
+    assert half.dtype == torch.bfloat16
+    assert (half - exact).abs().max() < 0.1 * scale
+
+
+def test_a_unet_can_be_differentiated_twice(rng: Generator) -> None:
+    net = unet(blocks=1)
+    x = torch.randn(1, 1, 4, 4, generator=rng, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda y: net(y, torch.tensor(0.4)), x)
+    (g,) = torch.autograd.grad(net(x, torch.tensor(0.4)).sum(), x, create_graph=True)
+    (h,) = torch.autograd.grad(g.square().sum(), x)
+    assert h.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"width": 12}, "width must be a multiple of 8"),
+     ({"width": 16, "heads": 3}, "multiple of 8 and heads"),
+     ({"factors": ()}, "factors, blocks must be ≥ 1"),
+     ({"blocks": 0}, "blocks must be ≥ 1")],
+)  # fmt: skip
+def test_bad_sizes_of_a_unet_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        UNet(1, **options)
+
+
+def test_bad_calls_of_a_unet_are_named() -> None:
+    net, x = UNet(1, width=8, heads=0), torch.zeros(3, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"x must be \(n, c, h, w\) and t"):
+        net(x, torch.zeros(2))
+    with pytest.raises(ValueError, match=r"x must be \(n, c, h, w\) and t"):
+        net(x[0], torch.zeros(()))
+    with pytest.raises(ValueError, match="c must be None"):
+        net(x, torch.zeros(()), torch.zeros(3, dtype=torch.long))
+    labelled = UNet(1, width=8, heads=0, classes=2)
+    with pytest.raises(ValueError, match=r"c must have shape \(3,\), got \(2,\)"):
+        labelled(x, torch.zeros(()), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="width must be even"):
+        TimeEmbedding(3)
+
+
+def test_a_time_mlp_is_a_perceptron_of_point_and_angles(rng: Generator) -> None:
+    """One time for all points, or one for each; by hand, with numpy's cosines."""
+    torch.manual_seed(0)
+    v, x = (
+        TimeMLP(3, 5, frequencies=2, activation=nn.Tanh),
+        torch.randn(4, 3, generator=rng),
+    )
+    t = torch.rand(4, 1, generator=rng)
+    angle = np.pi * t.numpy() * np.array([1, 2])
+    row = np.concatenate([x.numpy(), np.cos(angle), np.sin(angle)], 1)
+    first, _, last = v.net
+    hidden = torch.tanh(torch.from_numpy(row) @ first.weight.mT + first.bias)
+    torch.testing.assert_close(v(x, t), hidden @ last.weight.mT + last.bias)
+    together = torch.cat([v(x[i : i + 1], t[i, 0]) for i in range(4)])
+    torch.testing.assert_close(v(x, t), together)
+
+
+def test_a_time_mlp_refuses_what_makes_no_field() -> None:
+    for sizes in ((0, 4), (2, 0)):
+        with pytest.raises(ValueError, match="must be"):
+            TimeMLP(*sizes)
+    with pytest.raises(ValueError, match="frequencies must be"):
+        TimeMLP(2, 4, frequencies=0)
+    with pytest.raises(ValueError, match=r"t must be \(\) or \(3, 1\), got \(3,\)"):
+        TimeMLP(2, 4)(torch.zeros(3, 2), torch.zeros(3))
+
+
+def test_a_time_block_scales_and_shifts_its_second_normalisation(
+    rng: Generator,
+) -> None:
+    """Scale 0 and shift 0 leave it as it is; so h ↦ (1 + scale) h + shift."""
+    torch.manual_seed(0)
+    block = TimeBlock(8, 16, 4)
+    last, linear = block.leave[2], block.modulate[1]
+    assert isinstance(last, nn.Conv2d)
+    assert isinstance(linear, nn.Linear)
+    nn.init.normal_(last.weight, std=0.1)
+    x = torch.randn(2, 8, 5, 5, generator=rng)
+    h = block.norm(block.enter(x))
+    e = torch.zeros(2, 4)
+    nn.init.zeros_(linear.bias)
+    plain = block.skip(x) + last(nn.functional.silu(h))
+    torch.testing.assert_close(block(x, e), plain)
+    with torch.no_grad():
+        linear.bias[:16], linear.bias[16:] = 0.5, -0.25
+    moved = block.skip(x) + last(nn.functional.silu(1.5 * h - 0.25))
+    torch.testing.assert_close(block(x, e), moved)

@@ -57,6 +57,31 @@ def points(x: Tensor, d: int) -> Tensor:
     return x
 
 
+def admit(x: Tensor, model: nn.Module, base: Law) -> Tensor:
+    """Return x if it can be data of a model whose noise has the law ``base``.
+
+    Args:
+        x: What came.
+        model: Says in which dtype and on which device data must be.
+        base: Says how many numbers a datum has, if it is a standard normal law.
+
+    Raises:
+        ValueError: x is no batch of finite real data of that kind.
+    """
+    if x.ndim < 2 or not len(x):
+        raise ValueError(f"x must be a batch (n, *shape), got {tuple(x.shape)}")
+    d = base.zero.numel() if isinstance(base, StandardNormal) else x[0].numel()
+    if x[0].numel() != d:
+        raise ValueError(f"x must have {d} numbers a row, got {tuple(x.shape)}")
+    own = next(model.parameters(), next(model.buffers(), x))
+    if (x.dtype, x.device) != (own.dtype, own.device):
+        want, got = f"{own.dtype} on {own.device}", f"{x.dtype} on {x.device}"
+        raise ValueError(f"x must be {want} like the model, got {got}")
+    if not x.isfinite().all():
+        raise ValueError("x must be finite, got infinities or NaN")
+    return x
+
+
 class StandardNormal(nn.Module):
     """N(0, I) on arrays of one shape.
 

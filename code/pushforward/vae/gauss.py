@@ -322,12 +322,14 @@ class VAE(Model):
         self, x: Tensor, q: Distribution, samples: int, *, rng: Generator | None = None
     ) -> Tensor:
         """Return ``log_weights`` for an encoding q = q(· | x) that is at hand."""
-        z = draw(q, (samples,), rng=rng)  # (K, n, k)
+        z = draw(q, (samples,), rng=rng)
+        return self.log_joint(x, z) - q.log_prob(z)
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x, z), shape (K, n), at latents z (K, n, k) of x (n, *shape)."""
         rows = z.flatten(0, 1)
-        law = self.decoder(rows)
-        joint = law.log_prob(x.repeat(samples, *[1] * (x.ndim - 1)))
-        joint = joint + self.prior.log_prob(rows)
-        return joint.view(samples, len(x)) - q.log_prob(z)
+        fit = self.decoder(rows).log_prob(x.repeat(len(z), *[1] * (x.ndim - 1)))
+        return (fit + self.prior.log_prob(rows)).view(z.shape[:2])
 
     @torch.no_grad()
     def log_prob_iw(
