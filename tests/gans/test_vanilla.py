@@ -110,6 +110,8 @@ def test_two_losses_share_the_gradient_of_the_reverse_divergence(
         assert g.theta.grad is not None
         slopes.append(g.theta.grad)
     torch.testing.assert_close(sum(slopes), torch.tensor(theta / s**2))
+    bound = theta / (2 * s**2) * math.exp(-(theta**2) / (8 * s**2))
+    assert 0 < slopes[0] <= bound  # (eq:gan-saturation)
     x = torch.linspace(-6, 8, 20_001)
 
     def divergence(t: float) -> Tensor:

@@ -8,10 +8,10 @@ map costs, and the Jacobian is triangular.
     log |det ∂z/∂x| = Σ_j s_j(x_kept)                   (eq:coupling-logdet)
 
 Coordinates are those of dimension 1: the entries of a point (n, d), or the
-channels of an image (n, c, h, w).  Images are whole numbers; a density meets
-them through noise u ~ q(u | x) in [0, 1)^d,
+channels of an image (n, c, h, w).  Images x hold whole numbers l < L; a density
+meets them through noise u ~ q(u | x) in [0, 1)^d,
 
-    log P(x) ≥ E_q [log p((x + u)/L) − d log L − log q(u | x)].
+    log P(x) ≥ E_q [log p((l + u)/L) − d log L − log q(u | x)].
                                                   (eq:coupling-dequantisation)
 
 References:

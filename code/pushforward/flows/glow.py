@@ -212,7 +212,7 @@ class Permute(Bijection):
 
     def __init__(self, order: Tensor) -> None:
         super().__init__()
-        if order.ndim != 1 or not order.sort().values.equal(torch.arange(len(order))):
+        if order.ndim != 1 or sorted(order.tolist()) != list(range(len(order))):
             raise ValueError(f"order must be a permutation of 0, 1, …, got {order}")
         self.register_buffer("order", order)
 
