@@ -1,7 +1,6 @@
 """code/experiments/flows/continuous.py: every run in small, and what it reports."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,14 +12,6 @@ from experiments.flows.continuous import RUNS, TOYS
 from pushforward.flows import FixedSteps, flow_log_prob
 from pushforward.objectives import bits_per_dim
 from pushforward.runs import Writer
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))

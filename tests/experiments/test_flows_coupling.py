@@ -1,7 +1,6 @@
 """code/experiments/flows/coupling.py: every run in small, and its yardsticks."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,14 +10,6 @@ from experiments.flows.coupling import RUNS, build, standard_moons
 from pushforward.data import Images
 from pushforward.flows import Dequantized
 from pushforward.runs import Writer
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,14 +11,6 @@ from experiments.flows import glow as experiment
 from experiments.flows.glow import RUNS, build, flops
 from pushforward.data import Images
 from pushforward.runs import Writer
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(autouse=True)

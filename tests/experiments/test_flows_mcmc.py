@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,14 +15,6 @@ from pushforward.runs import Writer
 
 HAS_PYRO = importlib.util.find_spec("pyro") is not None
 NO_PYRO = "Pyro is not installed; " + experiment.NUTS
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 def run(name: str) -> Writer:

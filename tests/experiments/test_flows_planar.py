@@ -1,24 +1,14 @@
 """code/experiments/flows/planar.py: every run in small."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
-import torch
 from safetensors.torch import load
 
 from experiments.flows import planar as experiment
 from experiments.flows.planar import RUNS, build
 from pushforward.flows import Flow
 from pushforward.runs import Writer
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))

@@ -1,7 +1,6 @@
 """code/experiments/flows/spline.py: every run in small, and its yardsticks."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -10,14 +9,6 @@ import torch
 from experiments.flows import spline as experiment
 from experiments.flows.spline import RUNS, judge, target
 from pushforward.runs import Writer
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))

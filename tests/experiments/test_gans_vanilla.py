@@ -1,7 +1,6 @@
 """code/experiments/gans/vanilla.py: every run in small, and what judges them."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import pytest
@@ -15,14 +14,6 @@ from pushforward.distributions import StandardNormal, ring
 from pushforward.gans import GAN
 from pushforward.metrics import parzen_log_prob
 from pushforward.runs import Writer
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """code/experiments/gans/wasserstein.py: every run in small, and what it promises."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,14 +10,6 @@ from experiments.gans.wasserstein import RUNS, build
 from pushforward.data import Images
 from pushforward.gans import WASSERSTEIN
 from pushforward.runs import Writer
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(autouse=True)

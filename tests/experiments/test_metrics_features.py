@@ -1,6 +1,5 @@
 """code/experiments/metrics.py: the classifiers, and the floors measured with them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,14 +20,6 @@ from pushforward import data, runs
 from pushforward.files import states
 from pushforward.metrics import Classifier, features, frechet_bias
 from pushforward.runs import Run, Writer
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs, and as its weights were made."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(scope="module")

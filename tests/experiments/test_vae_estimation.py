@@ -1,7 +1,6 @@
 """code/experiments/vae/estimation.py: every run in small."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,14 +12,6 @@ from experiments.vae.estimation import RUNS, load, machine
 from pushforward.data import Images
 from pushforward.runs import Writer
 from pushforward.vae import NoisyNet, VampPrior
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(autouse=True)

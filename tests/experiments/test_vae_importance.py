@@ -1,7 +1,6 @@
 """code/experiments/vae/importance.py: every run in small, and what they share."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import pytest
@@ -20,14 +19,6 @@ from pushforward.runs import Writer
 from pushforward.vae import VAE, FlowNet, FullGaussianNet, linear_vae, ppca
 
 NEW = asdict(Config()).keys() - asdict(gauss.Config()).keys()
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Iterator[None]:
-    """As an experiment runs."""
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(autouse=True)
