@@ -112,9 +112,9 @@ def test_log_det_of_images(image_flow: tuple[Flow, Shape], rng: Generator) -> No
 @pytest.mark.parametrize("size", [1e-8, 1.0, 30.0])
 def test_inverse_in_double_precision(flow: Flow, size: float, rng: Generator) -> None:
     """From noise and back: noise far out is where scales saturate."""
+    if isinstance(flow.f, Knothe):
+        size = min(size, 8.0)  # its bisection ends forty deviations out
     z = size * torch.randn(200, 2, generator=rng)
-    if isinstance(flow.f, Knothe) and size > 1:
-        pytest.skip("the tail of a mixture beyond 40 deviations is not representable")
     x, there = flow.f.inverse(z)
     back, here = flow.f(x)
     torch.testing.assert_close(back, z, rtol=1e-10, atol=1e-10)

@@ -439,7 +439,7 @@ class Bend(nn.Module):
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.one_way:
-            raise NotImplementedError
+            raise AssertionError("the direction without a formula was asked for")
         first = z[:, 0] / self.s
         zeta = torch.stack([first, z[:, 1] + self.by(c) * first**2], 1)
         return zeta, -self.s.log().expand(len(z))
