@@ -18,7 +18,7 @@ CODE, EXPERIMENTS = ROOT / "code" / "pushforward", ROOT / "code" / "experiments"
 LAYERS = [
     {"model", "distributions", "nn", "ode", "files", "stream", "data"},
     {"objectives", "ot"},  # pure functions: know no network
-    {"vae", "flows", "gans"},  # models: siblings may not see each other
+    {"vae", "flows", "gans", "diffusion"},  # models: siblings may not see each other
     {"metrics", "train"},
     {"record", "runs", "plot", "check", "cli"},
 ]

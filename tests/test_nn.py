@@ -10,6 +10,7 @@ from torch import Generator, nn
 from pushforward.nn import (
     MLP,
     Attention,
+    ResMLP,
     TimeBlock,
     TimeEmbedding,
     TimeMLP,
@@ -287,3 +288,59 @@ def test_a_time_block_scales_and_shifts_its_second_normalisation(
         linear.bias[:16], linear.bias[16:] = 0.5, -0.25
     moved = block.skip(x) + last(nn.functional.silu(1.5 * h - 0.25))
     torch.testing.assert_close(block(x, e), moved)
+
+
+def test_a_residual_perceptron_by_hand(rng: Generator) -> None:
+    """Enter, add the time, add each block, leave; whatever the shape of a datum."""
+    torch.manual_seed(0)
+    net = ResMLP(6, 8, 2)
+    x, t = torch.randn(4, 1, 2, 3, generator=rng), torch.randn(4, generator=rng)
+    assert net(x, t).equal(torch.zeros_like(x)), "it is silent at first"
+    nn.init.normal_(net.leave.weight)
+    h = x.flatten(1) @ net.enter.weight.mT + net.enter.bias + net.time(t)
+    for block in net.blocks:
+        _, (a, _, b) = block
+        inner = nn.functional.silu(nn.functional.silu(h) @ a.weight.mT + a.bias)
+        h = h + inner @ b.weight.mT + b.bias
+    expected = (h @ net.leave.weight.mT + net.leave.bias).view_as(x)
+    torch.testing.assert_close(net(x, t), expected)
+    torch.testing.assert_close(net(x, t.view(4, 1, 1, 1)), expected)
+    each = torch.cat([net(x[i : i + 1], t[i]) for i in range(4)])
+    torch.testing.assert_close(each, expected)
+
+
+def test_a_residual_perceptron_tells_noise_levels_apart() -> None:
+    """The logarithms of levels from .002 to 80, a quarter of them: no period."""
+    torch.manual_seed(0)
+    t = torch.linspace(0.002, 80, 2001).log() / 4
+    e = ResMLP(2, 32).time
+    angle = t[:, None] * e.top ** torch.linspace(0, 1, 16)
+    waves = torch.cat([angle.cos(), angle.sin()], 1)
+    far = (t[:, None] - t).abs() > 0.5
+    assert torch.cdist(waves, waves)[far].min() > 0.5
+
+
+def test_a_residual_perceptron_knows_classes(rng: Generator) -> None:
+    torch.manual_seed(0)
+    net, x, t = (
+        ResMLP(2, 8, 1, classes=3),
+        torch.randn(5, 2, generator=rng),
+        torch.zeros(()),
+    )
+    nn.init.normal_(net.leave.weight)
+    c = torch.tensor([0, 1, 2, 3, 3])
+    out = net(x, t, c)
+    assert out[3:].equal(net(x, t)[3:]), "the last class is the unknown one"
+    assert not out[:3].isclose(net(x, t)[:3]).any()
+
+
+def test_a_residual_perceptron_refuses_what_makes_no_field() -> None:
+    with pytest.raises(ValueError, match="d, blocks must be"):
+        ResMLP(0)
+    with pytest.raises(ValueError, match="width must be even"):
+        ResMLP(2, 5)
+    x = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"t must be \(\) or \(3,\), got \(2,\)"):
+        ResMLP(2, 8)(x, torch.zeros(2))
+    with pytest.raises(ValueError, match="c must be None"):
+        ResMLP(2, 8)(x, torch.zeros(()), torch.zeros(3, dtype=torch.long))

@@ -4,6 +4,7 @@
     MLP(2, 64, 64, 2)    a perceptron by its widths
     ResBlock(32)         two convolutions beside an identity
     TimeMLP(2, 64, 64)   a perceptron of a point and a time, v(x, t)
+    ResMLP(64, 256, 2)   a residual one, for small images or points of many numbers
     UNet(1, width=32)    a convolutional field of an image and a time, v(x, t)
 
 Points are (n, d), images (n, c, h, w).
@@ -15,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-__all__ = ["MLP", "ResBlock", "TimeMLP", "UNet", "noise_like", "randn"]
+__all__ = ["MLP", "ResBlock", "ResMLP", "TimeMLP", "UNet", "noise_like", "randn"]
 
 
 def randn(
@@ -137,27 +138,97 @@ class TimeMLP(nn.Module):
 class TimeEmbedding(nn.Module):
     """A time, or the logarithm of a noise level, as a vector that blocks can read.
 
-    The angles are ω t, with frequencies ω from 1 to 1000 in equal ratios; they are
+    The angles are ω t, with frequencies ω from 1 to a top in equal ratios; they are
     computed in single precision at least, whatever the weights are.
 
     Args:
         width: Of the vector, even.
+        top: Largest frequency.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, top: float = 1000.0) -> None:
         super().__init__()
         if width < 2 or width % 2:
             raise ValueError(f"width must be even and positive, got {width}")
-        self.width = width
+        self.width, self.top = width, top
         self.net = MLP(width, width, width)
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the vectors of the times t (n,), shape (n, width)."""
         precise = torch.promote_types(t.dtype, torch.float32)
         share = torch.linspace(0, 1, self.width // 2, dtype=precise, device=t.device)
-        angle = t.to(precise)[:, None] * 1000**share
+        angle = t.to(precise)[:, None] * self.top**share
         waves = torch.cat([angle.cos(), angle.sin()], 1)
         return self.net(waves.to(next(self.net.parameters()).dtype))
+
+
+class ResMLP(nn.Module):
+    """A field v(x, t) that is a residual perceptron of all the numbers of x.
+
+    The time may be any number of ordinary size, such as the logarithm of a noise
+    level.  Its last layer is zero at first, so v = 0.
+
+    Args:
+        d: How many numbers a datum has, whatever its shape.
+        width: Of the hidden layers, even.
+        blocks: Residual blocks of two layers each.
+        classes: How many classes the data may be conditioned on; 0 for none.
+
+    Raises:
+        ValueError: A size that is not positive, or an odd width.
+    """
+
+    def __init__(
+        self, d: int, width: int = 256, blocks: int = 2, *, classes: int = 0
+    ) -> None:
+        super().__init__()
+        if min(d, blocks) < 1:
+            raise ValueError(f"d, blocks must be ≥ 1, got {d}, {blocks}")
+        self.enter = nn.Linear(d, width)
+        self.time, self.classes = TimeEmbedding(width, top=16.0), classes
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), MLP(width, width, width)) for _ in range(blocks)
+        )
+        self.leave = nn.Linear(width, d)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return v(x, t), or v(x, t | c), in the shape of x.
+
+        Args:
+            x: Data (n, *shape).
+            t: Their times: (), (n,), or (n, 1, …, 1).
+            c: Their classes (n,), integers in 0, …, classes; ``classes`` itself, like
+                no c at all, stands for an unknown class.
+
+        Raises:
+            ValueError: Shapes that do not agree, or a c for a net without classes.
+        """
+        n = len(x)
+        if t.numel() not in (1, n):
+            raise ValueError(f"t must be () or ({n},), got {tuple(t.shape)}")
+        h = self.enter(x.flatten(1)) + self.time(t.reshape(-1).expand(n))
+        h = h + labelled(self.label, c, x, self.classes)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.leave(h).view_as(x)
+
+
+def labelled(
+    label: nn.Embedding | None, c: Tensor | None, x: Tensor, classes: int
+) -> Tensor:
+    """Return the vectors of the classes c of x, of the unknown one if c is None."""
+    n = len(x)
+    if label is None:
+        if c is not None:
+            raise ValueError("c must be None: the net was made without classes")
+        return x.new_zeros(())
+    if c is not None and c.shape != (n,):
+        raise ValueError(f"c must have shape {(n,)}, got {tuple(c.shape)}")
+    unknown = torch.full((n,), classes, device=x.device)
+    return label(unknown if c is None else c)
 
 
 class TimeBlock(nn.Module):
@@ -304,14 +375,7 @@ class UNet(nn.Module):
             raise ValueError(f"x must be (n, c, h, w) and t () or (n,), got "
                              f"{tuple(x.shape)} and {tuple(t.shape)}")  # fmt: skip
         e = self.time(t.reshape(-1).expand(n))
-        if self.label is None:
-            if c is not None:
-                raise ValueError("c must be None: the net was made without classes")
-            return e
-        if c is not None and c.shape != (n,):
-            raise ValueError(f"c must have shape {(n,)}, got {tuple(c.shape)}")
-        unknown = torch.full((n,), self.classes, device=x.device)
-        return e + self.label(unknown if c is None else c)
+        return e + labelled(self.label, c, x, self.classes)
 
 
 class Stage(nn.Module):
