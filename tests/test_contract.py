@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from pushforward.diffusion import VP, LevelSteps, Preconditioned, ScoreFlow
 from pushforward.distributions import Mixture, StandardNormal
 from pushforward.flows import (
     ContinuousFlow,
@@ -27,7 +28,7 @@ from pushforward.flows import (
 )
 from pushforward.metrics import two_sample
 from pushforward.model import Density
-from pushforward.nn import TimeMLP
+from pushforward.nn import ResMLP, TimeMLP
 
 Shape = tuple[int, ...]
 
@@ -52,6 +53,12 @@ def with_batch(model: Flow, shape: Shape) -> Flow:
     return model
 
 
+def score_flow() -> ScoreFlow:
+    denoiser = Preconditioned(ResMLP(2, 16, 1), sigma_data=1.0)
+    steps = LevelSteps(VP(), 12, bend=0.3)
+    return ScoreFlow(denoiser, StandardNormal(2), VP(), level=0.05, solver=steps)
+
+
 POINTS = {
     "planar": lambda: shaken(Flow(Planar(2, 4), StandardNormal(2)), 0.3),
     "RealNVP": lambda: shaken(real_nvp(2, 4, (16, 16)), 0.1),
@@ -59,6 +66,7 @@ POINTS = {
     "Knothe": lambda: Flow(Knothe(mixture()), StandardNormal(2)),
     "continuous": lambda: ContinuousFlow(TimeMLP(2, 16, 16), StandardNormal(2)),
     "matching": lambda: FlowMatching(TimeMLP(2, 16, 16), StandardNormal(2)),
+    "diffusion": lambda: shaken(score_flow(), 0.1),
 }
 IMAGES = {
     "Glow, grey": (lambda: with_batch(glow((1, 8, 8)), (1, 8, 8)), (1, 8, 8)),
@@ -66,7 +74,8 @@ IMAGES = {
     "RealNVP, grey": (lambda: image_nvp((1, 8, 8)), (1, 8, 8)),
     "RealNVP, colour": (lambda: image_nvp((3, 8, 8)), (3, 8, 8)),
 }
-INVERTIBLE = [name for name in POINTS if name not in ("continuous", "matching")]
+SOLVED = ("continuous", "matching", "diffusion")  # by an equation
+INVERTIBLE = [name for name in POINTS if name not in SOLVED]
 
 
 @pytest.fixture(params=POINTS)
