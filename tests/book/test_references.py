@@ -33,6 +33,7 @@ def keys(text: str) -> set[str]:
 
 def plain(text: str) -> str:
     """Letters and digits only, lower case, without accents and markup."""
+    text = re.sub(r"\\([oOlL])\b", r"\1", text)  # letters with a stroke
     text = re.sub(r"\\[a-zA-Z]+|[{}\\]", "", text)
     text = unicodedata.normalize("NFKD", text)
     return "".join(c for c in text.lower() if c.isalnum())
