@@ -6,6 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 SITE   := _build/html/index.html
+NODE   := tests/site/node_modules/ready
 
 # One thread per process: two processes with two threads each are many times
 # slower on two cores than with one.
@@ -13,7 +14,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test check unit serve bench gpu-pending train clean
+.PHONY: help setup book pdf test check unit site-report links serve bench gpu-pending train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,8 +32,14 @@ book: $(READY) ## execute what changed and build the site
 	$(BIN)/jupyter-book build . -W --keep-going
 	@echo "The book: file://$(CURDIR)/$(SITE)"
 
+pdf: book ## print the whole book (needs Chromium) and link it on the site
+	PYTHONPATH=book/_ext $(BIN)/python -m press.pdf
+	@$(MAKE) --no-print-directory book
+
 test: check unit ## lint, types, unit tests, pages executed as tests, the site's checks
 	$(BIN)/pytest tests/book
+	@$(MAKE) --no-print-directory $(NODE) || true
+	$(BIN)/pytest tests/site
 
 check: $(READY) ## lint and types
 	$(BIN)/ruff check .
@@ -40,7 +47,20 @@ check: $(READY) ## lint and types
 	$(BIN)/mypy
 
 unit: $(READY) ## the tests of the package
-	$(BIN)/pytest tests --ignore=tests/book -n 2 --dist loadfile
+	$(BIN)/pytest tests --ignore=tests/book --ignore=tests/site -n 2 --dist loadfile
+
+$(NODE): tests/site/package-lock.json
+	@command -v npm >/dev/null || \
+	  { echo "npm is missing: the browser's tests are skipped (apt-get install nodejs npm chromium)"; exit 1; }
+	cd tests/site && PUPPETEER_SKIP_DOWNLOAD=1 npm ci --ignore-scripts --no-audit --no-fund \
+	  --fetch-retries=1 --loglevel=error
+	@touch $@
+
+site-report: book $(NODE) ## measure every page in a browser, write tests/site/REPORT.md
+	$(BIN)/python tests/site/report.py
+
+links: book ## ask every site that the book links to, politely; needs a network
+	PYTHONPATH=book/_ext $(BIN)/python -m press.links _build/html
 
 serve: book ## build, then serve the site on this machine, port 8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html

@@ -20,7 +20,7 @@ LAYERS = [
     {"objectives", "ot"},  # pure functions: know no network
     {"vae", "flows", "gans", "diffusion"},  # models: siblings may not see each other
     {"metrics", "train"},
-    {"record", "runs", "plot", "check", "cli"},
+    {"record", "runs", "plot", "live", "check", "cli"},
 ]
 SHARED = LAYERS[0] | LAYERS[3] | LAYERS[4]
 PURE, MODELS = LAYERS[1], LAYERS[2]

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from press import api, numbers, records, site
+from press import api, numbers, records
 from press.execution import stamped
 from press.fingerprint import Sources, fingerprint, run_names
 from press.page import Page, python
@@ -190,9 +190,3 @@ def test_long_signatures_are_broken_between_arguments() -> None:
     assert isinstance(node, ast.FunctionDef)
     lines = "".join(f"    {name},\n" for name in names)
     assert api.head(node) == f"def f(\n{lines}) -> int"
-
-
-def test_descriptions_are_cut_at_a_word() -> None:
-    text = site.shortened("word " * 80)
-    assert len(text) <= site.LENGTH + 2
-    assert text.endswith("word …")

@@ -4,7 +4,15 @@ page, fingerprint   what a page says, and what its execution depends on
 execution, build    stale pages run in parallel, once; the order of a build
 records, boards     what cells and experiments put on record, and its tables
 consistency         what the book promises about itself
-api, macros, site   the package's reference, the formulas' macros, the looks
+findable, cards     what search engines and shared links see; doors: 404, the root
+live                the figures that the reader moves
+fold, needs, previews, indexes   boxes that fold, and ways through the book
+takeaway, notebook, expand, wheel, launch   pages as notebooks, and their package
+pdf, sheets, packed         the whole book in print; the build does without them
+formulas, mathml, macros, font   TeX becomes MathML; the font that shows it
+bridge, slim        each page finished as it is written; what the site can spare
+styles, icons, svg  small sheets, few icons, short pictures
+api, site           the package's reference, the looks
 """
 
 import gc
@@ -12,23 +20,23 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
-from sphinx.config import Config
 
-from . import boards, site
+from . import (
+    boards,
+    findable,
+    fold,
+    formulas,
+    indexes,
+    live,
+    needs,
+    previews,
+    site,
+    slim,
+    takeaway,
+)
 from .api import Api
 from .build import Press
 from .fingerprint import sha
-from .macros import macros
-
-
-def configure(app: Sphinx, config: Config) -> None:
-    """Give MathJax the macros of the notation page (config-inited)."""
-    path = Path(app.srcdir) / "book/notation.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    config.mathjax3_config = {
-        "tex": {"macros": macros(text)},
-        "options": {"enableMenu": False},
-    }
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -38,15 +46,21 @@ def setup(app: Sphinx) -> dict[str, Any]:
     gc.set_threshold(200_000, 50, 50)
     press = Press()
     app.add_config_value("comments_config", {}, "")  # Jupyter Book always sets it
-    app.connect("config-inited", configure)
     app.connect("builder-inited", press.start)
     app.connect("env-get-outdated", press.outdated)
     app.connect("env-before-read-docs", press.prepare)
     app.connect("source-read", press.stamp)
     app.connect("env-get-updated", press.renumbered, priority=900)
+    app.connect("doctree-read", live.drawn)
+    app.connect("html-page-context", live.scripted)
     app.connect("html-page-context", site.figures)
-    app.connect("html-page-context", site.description)
+    app.connect("html-page-context", findable.describe)
+    app.connect("build-finished", findable.finish)
+    app.connect("build-finished", slim.finish, priority=800)
     app.connect("build-finished", press.judge, priority=900)
+    takeaway.connect(app)
+    for reading in (formulas, fold, needs, previews, indexes):
+        reading.connect(app)
     app.add_directive("checks", boards.Checks)
     app.add_directive("ledger", boards.Ledger)
     app.add_directive("runs", boards.Runs)

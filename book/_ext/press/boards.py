@@ -7,7 +7,7 @@ import platform
 import re
 import statistics
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Checks(Board):
         """Return a page's checks."""
         text = (Path(self.env.srcdir) / f"{name}.md").read_text(encoding="utf-8")
         page = Page(name, text)
-        head = ["", "Statement", "Compared", "Error", "Tolerance", "Size"]
+        head = ["Holds", "Statement", "Compared", "Error", "Tolerance", "Size"]
         rows = [
             [
                 mark(r),
@@ -119,12 +119,15 @@ class Checks(Board):
 
 
 def in_order(env: Any) -> list[str]:
-    """Return the pages in the order of the book."""
-    relations = env.collect_relations()
-    order, name = [], env.config.master_doc
-    while name and name not in order:
-        order.append(name)
-        name = relations.get(name, [None, None, None])[2]
+    """Return the pages in the order of _toc.yml."""
+    toc = env.external_site_map
+
+    def below(name: str) -> Iterator[str]:
+        yield name
+        for child in toc[name].child_files():
+            yield from below(child)
+
+    order = [name for name in below(toc.root.docname) if name in env.found_docs]
     return order + sorted(env.found_docs - set(order))
 
 

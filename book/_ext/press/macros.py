@@ -9,7 +9,7 @@ Macro = str | list[str | int]
 
 
 def macros(text: str) -> dict[str, Macro]:
-    r"""Return MathJax macros from every table with columns Macro and Expansion.
+    r"""Return TeX macros from every table with columns Macro and Expansion.
 
     Args:
         text: A Markdown page.  ``| $\E$ | `\E` | `\mathbb{E}` | …`` defines \E, and
