@@ -234,6 +234,15 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
   }
 
   function copying() {
+    // A button far away is not laid out, and stands in nobody's way.
+    const near = new IntersectionObserver((seen) => {
+      for (const { target, isIntersecting } of seen) {
+        if (!isIntersecting) continue;
+        one(":scope > .copybtn", target).hidden = false;
+        near.unobserve(target);
+      }
+    }, { rootMargin: "50% 0px" });
+    all(".highlight:has(> .copybtn)").forEach((code) => near.observe(code));
     document.addEventListener("click", async (event) => {
       const button = event.target.closest("button.copybtn");
       if (!button) return;

@@ -134,11 +134,15 @@ def test_code_keeps_its_blanks_and_has_a_button_outputs_have_none() -> None:
     assert text.count('class="copybtn') == 1
 
 
-def test_pictures_are_fetched_and_decoded_late() -> None:
-    image = re.search(r"<img[^>]*>", bridge.finished(PAGE))
-    assert image
-    assert 'loading="lazy"' in image[0]
-    assert 'decoding="async"' in image[0]
+def test_pictures_are_fetched_late_but_one_above_all_headings() -> None:
+    page = PAGE.replace("<img", '<h2>1</h2><img src="b.svg" alt="b"><img', 1)
+    late = re.findall(r"<img[^>]*>", bridge.finished(page))
+    assert len(late) > 1
+    assert all('loading="lazy"' in image for image in late)
+    assert all('decoding="async"' in image for image in late)
+    first = re.search(r"<img[^>]*>", bridge.finished(PAGE))
+    assert first
+    assert 'loading="eager" fetchpriority="high"' in first[0]
 
 
 # The style sheet.

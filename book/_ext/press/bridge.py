@@ -80,7 +80,7 @@ CODE = re.compile(
 )
 COPY = (
     '<button class="copybtn pst-js-only" type="button" aria-label="Copy the code"'
-    ' title="Copy the code"><i class="fas fa-copy"></i></button>'
+    ' title="Copy the code" hidden><i class="fas fa-copy"></i></button>'
 )
 WIDE = re.compile(r"<pre>(?=(.*?)</pre>)", re.S)
 PICTURE = re.compile(r"<img\b[^>]*>")
@@ -186,11 +186,15 @@ def pictures(text: str) -> str:
                 tag += f' {name}="{value}"'
         return f"{tag}>"
 
-    return PICTURE.sub(told, text)
+    text = PICTURE.sub(told, text)
+    top, heading, rest = text.partition("<h2")
+    # A picture above all headings is what the reader sees first.
+    eager = 'loading="eager" fetchpriority="high"'
+    return top.replace('loading="lazy"', eager, 1) + heading + rest
 
 
 def copies(text: str) -> str:
-    """Give each piece of code its button."""
+    """Give each piece of code its button, which page.js shows when it comes near."""
     return CODE.sub(rf"\1\2{COPY}", text)
 
 
