@@ -14,7 +14,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf test check unit site-report links serve bench gpu-pending train clean
+.PHONY: help setup book pdf test browser check unit site-report links serve bench gpu-pending train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +38,8 @@ pdf: book ## print the whole book (needs Chromium) and link it on the site
 
 test: check unit ## lint, types, unit tests, pages executed as tests, the site's checks
 	$(BIN)/pytest tests/book
+
+browser: book ## look at every page of the site in Chromium (a quarter of an hour)
 	@$(MAKE) --no-print-directory $(NODE) || true
 	$(BIN)/pytest tests/site
 
