@@ -14,7 +14,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf test browser check unit site-report links serve bench gpu-pending train clean
+.PHONY: help setup book pdf test check unit site-report links serve bench gpu-pending train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,15 +33,12 @@ book: $(READY) ## execute what changed and build the site
 	@echo "The book: file://$(CURDIR)/$(SITE)"
 
 pdf: book ## print the whole book (needs Chromium) and link it on the site
-	PYTHONPATH=book/_ext $(BIN)/python -m press.pdf
+	PYTHONPATH=book/_ext $(BIN)/python -m press.printed.pdf
 	@$(MAKE) --no-print-directory book
 
-test: check unit ## lint, types, unit tests, pages executed as tests, the site's checks
-	$(BIN)/pytest tests/book
-
-browser: book ## look at every page of the site in Chromium (a quarter of an hour)
+test: check unit ## lint, types, unit tests, pages executed as tests, the site in a browser
 	@$(MAKE) --no-print-directory $(NODE) || true
-	$(BIN)/pytest tests/site
+	$(BIN)/pytest tests/book tests/site
 
 check: $(READY) ## lint and types
 	$(BIN)/ruff check .
@@ -62,7 +59,7 @@ site-report: book $(NODE) ## measure every page in a browser, write tests/site/R
 	$(BIN)/python tests/site/report.py
 
 links: book ## ask every site that the book links to, politely; needs a network
-	PYTHONPATH=book/_ext $(BIN)/python -m press.links _build/html
+	PYTHONPATH=book/_ext $(BIN)/python -m press.proofreading.links _build/html
 
 serve: book ## build, then serve the site on this machine, port 8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html

@@ -1,5 +1,7 @@
 """Every test runs in double precision, on one thread, with its own randomness."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,8 @@ import torch
 from pushforward import record
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
 
 EXPERIMENT = '''
 """A line fitted by gradient descent, as an experiment."""
@@ -91,3 +95,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in [k for k in sys.modules if k.startswith("experiments")]:
         del sys.modules[name]
     sys.modules.update(before)
+
+
+@pytest.fixture(scope="session")
+def built() -> str:
+    """What the build said; the site is in _build/html."""
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
+    done = subprocess.run(
+        [*command, "-W", "--keep-going"],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:]
+    return done.stdout

@@ -62,6 +62,33 @@ def test_what_is_not_finite_is_refused(bad: Any) -> None:
         packed({"x": bad})
 
 
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (torch.tensor([1.0, 1e300], dtype=torch.float64), r"fit .* got 1e\+300"),
+        (torch.tensor([2**24 + 1]), "fit into 32-bit floats, got 1.67772e"),
+        (torch.tensor([-(2**63)]), "fit into 32-bit floats"),
+        (torch.tensor([1j]), "real"),
+        (np.ones(2), "tensors, numbers, .* got ndarray"),
+        (np.float32(1), "got float32"),
+        ({"a": [object()]}, "got object"),
+    ],
+)
+def test_what_would_arrive_altered_is_refused(bad: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        packed(bad)
+
+
+def test_the_largest_that_fit_travel() -> None:
+    for x in (torch.tensor([2**24, -(2**24)]), torch.tensor([True, False])):
+        back = np.frombuffer(base64.b64decode(packed(x)["f32"]), dtype="<f4")
+        assert back.tolist() == x.tolist()
+    large = torch.full((1,), torch.finfo(torch.float32).max).double()
+    assert packed(large)["shape"] == [1]
+    assert packed(torch.ones(0, 3)) == {"shape": [0, 3], "f32": ""}
+    assert packed(torch.tensor(2.0))["shape"] == []
+
+
 @pytest.mark.parametrize("name", ["", "../live", "Coupling", "a b"])
 def test_a_name_that_is_no_figure_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name must be"):

@@ -36,6 +36,8 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
 
   function colours() {
     paint(root.dataset.mode || "auto");
+    addEventListener("beforeprint", () => (root.dataset.theme = "light"));
+    addEventListener("afterprint", () => paint(root.dataset.mode));
     dark.addEventListener("change", () => {
       if (root.dataset.mode === "auto") paint("auto");
     });
@@ -69,9 +71,20 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
     const dialog = document.getElementById(`pst-${side}-sidebar-modal`);
     const sidebar = document.getElementById(`pst-${side}-sidebar`);
     if (!button || !dialog || !sidebar) return;
+    const wide = matchMedia("(min-width: 992px)");
+    const folds = () => side === "primary" && wide.matches;
+    function tell() {
+      const shown = !sidebar.classList.contains("pst-sidebar-hidden");
+      if (folds()) button.setAttribute("aria-expanded", String(shown));
+      else button.removeAttribute("aria-expanded");
+    }
+    tell();
+    wide.addEventListener("change", tell);
+    dialog.setAttribute("aria-label", sidebar.getAttribute("aria-label") || "On this page");
     button.addEventListener("click", () => {
-      if (side === "primary" && matchMedia("(min-width: 992px)").matches) {
+      if (folds()) {
         sidebar.classList.toggle("pst-sidebar-hidden");
+        tell();
         return;
       }
       moved(sidebar, dialog);
@@ -105,7 +118,8 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
   function contents() {
     const links = all("#pst-page-toc-nav a[href^='#']");
     const entries = all("#pst-page-toc-nav .toc-entry");
-    const places = new Map();
+    const places = new Map(); // heading → link
+    const passed = new Set(); // the links whose headings the reader has come to
     let still = 0;
 
     function activate(link) {
@@ -122,10 +136,14 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
       still = Date.now() + 1000; // while the page scrolls there
       activate(link);
     }
+    // From far above down to a line in the window: a heading crosses it in both ways.
     const watch = new IntersectionObserver((seen) => {
-      const last = seen.filter((entry) => entry.isIntersecting).pop();
-      if (last && Date.now() > still) activate(places.get(last.target));
-    }, { rootMargin: "0px 0px -70% 0px" });
+      for (const { target, isIntersecting } of seen) {
+        if (isIntersecting) passed.add(places.get(target));
+        else passed.delete(places.get(target));
+      }
+      if (Date.now() > still) activate(links.findLast((link) => passed.has(link)));
+    }, { rootMargin: "10000000px 0px -70% 0px" });
 
     for (const link of links) {
       const target = document.getElementById(decodeURIComponent(link.hash.slice(1)));
@@ -150,7 +168,10 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
       else if (dialog) dialog.showModal();
     }
     on(".search-button__button", "click", toggle);
-    if (dialog) dialog.addEventListener("click", outside);
+    if (dialog) {
+      dialog.setAttribute("aria-label", "Search the book");
+      dialog.addEventListener("click", outside);
+    }
     addEventListener("keydown", (event) => {
       const control = mac ? event.metaKey && !event.ctrlKey : event.ctrlKey && !event.metaKey;
       if (!control || event.shiftKey || event.altKey || event.key.toLowerCase() !== "k") return;
@@ -161,11 +182,17 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
     if (resident) resident.focus();
   }
 
+  // What is read: not the data of a live figure, nor the TeX beside a formula.
+  const read = (text) => (text.parentElement.closest("script, style, annotation")
+    ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT);
+
   function ranges(words) {
     const found = [];
-    const walk = document.createTreeWalker(one("article") || document.body, NodeFilter.SHOW_TEXT);
+    const walk = document.createTreeWalker(
+      one("article") || document.body, NodeFilter.SHOW_TEXT, read);
     while (walk.nextNode()) {
-      const text = walk.currentNode.data.toLowerCase();
+      const { data } = walk.currentNode, small = data.toLowerCase();
+      const text = small.length === data.length ? small : data; // "İ" becomes two
       for (const word of words) {
         for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + word.length)) {
           const range = new Range();
@@ -217,20 +244,23 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
       await navigator.clipboard.writeText(text);
       return;
     }
-    const area = document.createElement("textarea");
+    const area = document.createElement("textarea"), before = document.activeElement;
     area.value = text;
     document.body.append(area);
     area.select();
-    document.execCommand("copy");
+    const so = document.execCommand("copy");
     area.remove();
+    before.focus({ preventScroll: true });
+    if (!so) throw new Error("refused");
   }
 
-  function done(button, so) {
+  function told(button, words, so) {
     const icon = button.firstElementChild;
     button.classList.toggle("success", so);
     icon.classList.toggle("fa-check", so);
     icon.classList.toggle("fa-copy", !so);
-    button.title = so ? "Copied" : button.getAttribute("aria-label");
+    button.title = words;
+    button.setAttribute("aria-label", words);
   }
 
   function copying() {
@@ -243,17 +273,25 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
       }
     }, { rootMargin: "50% 0px" });
     all(".highlight:has(> .copybtn)").forEach((code) => near.observe(code));
+    // The keyboard reaches all of them.
+    function reach(event) {
+      if (event.key !== "Tab") return;
+      all(".copybtn").forEach((button) => (button.hidden = false));
+      removeEventListener("keydown", reach);
+    }
+    addEventListener("keydown", reach);
     document.addEventListener("click", async (event) => {
       const button = event.target.closest("button.copybtn");
       if (!button) return;
       const code = one("pre", button.parentElement);
+      const name = (button.dataset.name ??= button.title);
       try {
         await copied(code.textContent.replace(/\n+$/, "\n"));
-        done(button, true);
-        setTimeout(done, 1500, button, false);
+        told(button, "Copied", true);
       } catch {
-        button.title = "The browser does not allow copying";
+        told(button, "The browser does not allow copying", false);
       }
+      setTimeout(told, 1500, button, name, false);
     });
   }
 
@@ -277,9 +315,11 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
     });
     addEventListener("keydown", (event) => event.key === "Escape" && close(true));
     on(".btn-download-pdf-button", "click", () => print());
+    if (!document.fullscreenEnabled) all(".btn-fullscreen-button").forEach((b) => b.remove());
     on(".btn-fullscreen-button", "click", () => {
-      if (document.fullscreenElement) document.exitFullscreen();
-      else if (root.requestFullscreen) root.requestFullscreen();
+      const turned = document.fullscreenElement
+        ? document.exitFullscreen() : root.requestFullscreen();
+      turned.catch(() => null); // then the window stays as it is
     });
   }
 
@@ -297,8 +337,8 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
   place();
   contents();
   field();
-  marks();
   copying();
   menus();
   scrolled();
+  marks();
 })();

@@ -14,8 +14,12 @@
     for (const box of boxes()) if (box.matches(kinds)) box.open = open;
   }
 
+  function named(hash) {
+    try { return decodeURIComponent(hash.slice(1)); } catch { return ""; } // "#100%"
+  }
+
   function openHash() {
-    const name = decodeURIComponent(location.hash.slice(1));
+    const name = named(location.hash);
     const target = name && document.getElementById(name);
     if (!target) return;
     let shut = false;
@@ -45,7 +49,7 @@
   openHash();
 
   /* Boxes that scroll sideways: in the tab order while they do. */
-  const WIDE = ".pf-scroll, .pst-scrollable-table-container, div.math, pre, " +
+  const WIDE = ".pf-scroll, .pst-scrollable-table-container, .pf-formula, pre, " +
     ".cell_output .output, .cell_output .text_html";
 
   function mark(box) {
@@ -55,8 +59,9 @@
       box.dataset.reached = "";
       if (box.matches("pre")) return;
       box.setAttribute("role", "group");
-      box.setAttribute("aria-label", box.matches(".math") ? "Formula" : "Table");
-    } else if (!scrolls && "reached" in box.dataset) {
+      box.setAttribute("aria-label", box.matches(".pf-formula") ? "Formula"
+        : box.querySelector("table") ? "Table" : "Output");
+    } else if (!scrolls && "reached" in box.dataset && box !== document.activeElement) {
       for (const name of ["tabindex", "role", "aria-label", "data-reached"])
         box.removeAttribute(name);
     }
@@ -81,7 +86,7 @@
   reach();
 
   /* Previews. */
-  const known = new Map(); // page → {anchor: html}, or the links that wait for it
+  const known = new Map(); // page → {anchor: html}, null if it has none, or the promise
   window.pfPreview = (name, found) => known.set(name, found);
 
   function place(link) {
@@ -90,18 +95,22 @@
     if (url.origin !== root.origin || url.protocol !== root.protocol) return null;
     if (!path.startsWith(root.pathname) || !path.endsWith(".html")) return null;
     const name = decodeURIComponent(path.slice(root.pathname.length, -5));
-    return { url, name, anchor: decodeURIComponent(url.hash.slice(1)) };
+    return { url, name, anchor: named(url.hash) };
   }
 
   function load(name) {
-    if (known.has(name)) return Promise.resolve(known.get(name));
-    return new Promise((done) => {
+    if (known.has(name)) return known.get(name);
+    const coming = new Promise((done) => {
       const script = document.createElement("script");
       script.src = new URL(`_previews/${name}.js`, root).href;
-      script.onload = () => done(known.get(name));
-      script.onerror = () => { known.set(name, null); done(null); };
+      script.onload = script.onerror = () => {
+        if (known.get(name) === coming) known.set(name, null);
+        done(known.get(name));
+      };
       document.head.append(script);
     });
+    known.set(name, coming);
+    return coming;
   }
 
   function here(anchor) {
@@ -188,13 +197,13 @@
   }
 
   async function show(link) {
+    wanted = link;
     const to = place(link);
     if (!to) return;
     const mine = root.pathname + to.name + ".html" === location.pathname;
     if (mine && !to.anchor) return;
     let box = mine ? here(to.anchor) : null;
     if (!mine) {
-      wanted = link;
       const found = await load(to.name);
       if (wanted !== link || !found || !found[to.anchor]) return;
       box = parsed(found[to.anchor]);

@@ -212,19 +212,3 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     assert first.status == 0, first.said
     assert first.ran == ["ot/one", "ot/two"]
     return book
-
-
-@pytest.fixture(scope="session")
-def built() -> str:
-    """What the build said; the site is in _build/html."""
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
-    done = subprocess.run(
-        [*command, "-W", "--keep-going"],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == 0, done.stdout[-20_000:]
-    return done.stdout

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import nbformat
 import pytest
 import yaml
-from press.execution import Cache
+from press.running.execution import Cache
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "_build"

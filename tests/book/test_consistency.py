@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from press import consistency, records
-from press.consistency import Book
-from press.macros import macros
-from press.page import Page
+from press.tex.macros import macros
+from press.text import consistency, records
+from press.text.consistency import Book
+from press.text.page import Page
 
 ROOT = Path(__file__).parents[2]
 HEADER = """---
@@ -93,6 +93,7 @@ BROKEN = [
     ("target", ("(erratum:E1)=", ""), "erratum:E1"),
     ("a computed label", ('check("eq:two"', "check(name"), "must be a string"),
     ("no header", (HEADER, ""), "no jupytext header"),
+    ("no kernel", (HEADER[HEADER.index("kernelspec") :], "---\n"), "no kernelspec"),
     ("twice", ("(eq:two)", "(eq:one)"), "eq:one stands 2 times"),
     ("an equation of the module", ("$$ (eq:two)", "$$"), "cites (eq:two)"),
     ("no row for any k", ('measure("claim"', 'measure(f"claims-{k}"'), "claims-*"),

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from docutils import nodes
 from PIL import Image, ImageChops
-from press import cards, findable
-from press.page import Page
+from press.public import cards, findable
+from press.tex.formulas import tie
+from press.text.page import Page
 from sphinx.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +113,14 @@ def test_the_description_of_the_front_matter_wins(tiny: Any) -> None:
         assert Head(tiny.html("book/ot/one")).metas["description"] == "Of <one> & only"
         assert facts(tiny.html("book/ot/one"))["description"] == "Of <one> & only"
     assert tiny.build().status == 0
+
+
+def test_an_address_that_is_none_ends_the_build_at_its_start(tiny: Any) -> None:
+    with tiny.edited("_config.yml", 'baseurl: ""', "baseurl: example.org"):
+        done = tiny.build()
+    assert done.status != 0
+    assert "baseurl must be like https://host/path/" in done.said
+    assert done.ran == done.written == []
 
 
 def test_the_front_door_opens_on_the_first_page(tiny: Any) -> None:
@@ -213,6 +223,14 @@ def test_first_words_leave_no_formula_and_no_half_sentence() -> None:
     cut = findable.shortened("word " * 60)
     assert len(cut) <= 160
     assert cut.endswith("word …")
+
+
+def test_a_formula_takes_its_own_sentence_and_no_other() -> None:
+    line = nodes.paragraph("", "", nodes.Text("One "), nodes.math("", "x"),
+                           nodes.Text(". Two is plain."))  # fmt: skip
+    tree = nodes.section("", line)
+    tie(line[1])
+    assert findable.first_words(tree) == "Two is plain."
 
 
 def test_the_configuration_names_the_address_once() -> None:

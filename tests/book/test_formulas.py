@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 from docutils import nodes
 from fontTools.ttLib import TTFont
-from press.formulas import FONT, Typesetter, aligned, covered, readable, tie
-from press.macros import macros
-from press.mathml import SAID, parted
+from press.tex.formulas import FONT, Typesetter, aligned, asked, covered, tie
+from press.tex.macros import macros
+from press.tex.mathml import SAID, parted
 
 ROOT = Path(__file__).parents[2]
 CELL = re.compile(r"^(`{3,}|:{3,})\s*\{code-cell\}.*?^\1$", re.S | re.M)
 BLOCK = re.compile(r"^`{3,}\s*\{math\}\n(?::[^\n]*\n)*(.*?)^`{3,}$", re.S | re.M)
+PROJECT = """[project]
+name = "pushforward"
+version = "1.2.3"
+[tool.setuptools.packages.find]
+include = ["pushforward*"]
+"""
 DOUBLE = re.compile(r"\$\$(.+?)\$\$", re.S)
 SINGLE = re.compile(r"(?<![\\$])\$(?!\s)([^$\n]+(?:\n[^$\n]+)?)(?<!\s)\$(?!\d)")
 CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
@@ -96,7 +102,9 @@ def test_the_source_travels_with_the_formula(typesetter: Typesetter) -> None:
 
 
 def test_a_macro_takes_its_arguments(typesetter: Typesetter) -> None:
-    assert readable(typesetter.formula(r"\inner{x}{y}").mathml) == "⟨x,y⟩"
+    assert texts(tree(typesetter, r"\inner{x}{y}"), "semantics") == [
+        r"⟨x,y⟩\inner{x}{y}"
+    ]
     assert texts(tree(typesetter, r"\push{g}{\mu}"), "msub") == ["g#"]
 
 
@@ -107,6 +115,8 @@ def test_a_fault_is_told_in_a_line(typesetter: Typesetter) -> None:
         typesetter.formula(r"\frac{a}")
     with pytest.raises(ValueError, match=r"no class .* for the style"):
         typesetter.formula(r"\colorbox{blue}{x}")
+    with pytest.raises(ValueError, match=r"not well-formed"):
+        typesetter.formula("\\text{\ufffe}")  # no character of XML
 
 
 def test_lines_are_aligned_at_their_marks(typesetter: Typesetter) -> None:
@@ -124,6 +134,12 @@ def test_lines_of_an_environment_are_its_own() -> None:
     ):
         assert aligned(tex) == tex
     assert aligned(r"a \\ b").startswith(r"\begin{split}")
+
+
+def test_lines_of_a_formula_that_says_so_are_its_own() -> None:
+    for nowrap in (False, True):
+        node = nodes.math_block("", r"a \\ b", nowrap=nowrap)
+        assert asked(node) == (node.astext() if nowrap else aligned(r"a \\ b"), True)
 
 
 def test_columns_and_fences_of_cases(typesetter: Typesetter) -> None:
@@ -190,11 +206,6 @@ def test_a_wide_hat_covers_its_word(typesetter: Typesetter) -> None:
     assert ["".join(child.itertext()) for child in over] == ["SW", "\u0302"]
 
 
-def test_a_formula_can_be_read_in_plain_characters(typesetter: Typesetter) -> None:
-    made = typesetter.formula(r"\E \log \pmodel(x)").mathml
-    assert readable(made) == "Elog pθ(x)"
-
-
 def test_no_line_begins_with_the_punctuation_after_a_formula() -> None:
     line = nodes.paragraph("", "", nodes.math("", "x"), nodes.Text("), y"))
     tie(line[0])
@@ -211,6 +222,22 @@ def test_an_equation_has_its_number_anchor_and_link(tiny: Any) -> None:
     board = tiny.html("book/back/boards")
     assert re.search(r'href="\.\./ot/one\.html#equation-eq-double">\(1(\.1)?\)', board)
     assert "mathjax" not in page.lower()
+
+
+def test_a_new_expansion_reaches_every_page_and_notebook(tiny: Any) -> None:
+    tiny.write("pyproject.toml", PROJECT)
+    with tiny.edited("book/ot/two.md", "The second page.", "Here: $\\E x$."):
+        assert tiny.build().status == 0
+        page, notebook = tiny.html("book/ot/two"), "_notebooks/ot/two.ipynb"
+        assert "𝔼" in page
+        with tiny.edited("book/notation.md", "mathbb{E}", "mathrm{E}"):
+            edited = tiny.build()
+            assert (edited.status, edited.ran) == (0, [])
+            assert "𝔼" not in tiny.html("book/ot/two")
+            text = (tiny.root / "_build/html" / notebook).read_text()
+            assert "mathrm{E}" in text
+    (tiny.root / "pyproject.toml").unlink()
+    assert tiny.build().status == 0
 
 
 def test_a_faulty_formula_fails_the_build(tiny: Any) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from press import links
+from press.proofreading import links
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,6 +168,16 @@ def test_a_machine_without_a_network_is_told_so(
     (small / "page.html").write_text('<a href="http://127.0.0.1:9/nobody">x</a>')
     assert links.report(small, {}, pause=0.01) == 2
     assert "this machine seems to be offline" in capsys.readouterr().out
+
+
+def test_an_address_that_is_none_is_told_like_the_others(
+    server: str, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small / "page.html").write_text(f'<a href="{server}/good b">x</a>')
+    assert links.report(small, {}, pause=0.01) == 2
+    (small / "other.html").write_text(f'<a href="{server}/good">x</a>')
+    assert links.report(small, {}, pause=0.01) == 1
+    assert f"unreached: {server}/good b" in capsys.readouterr().out
 
 
 def test_every_excuse_has_a_reason(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup, Tag
-from press.live import Stage
-from press.page import Page
+from press.reader.live import Stage
+from press.text.page import Page
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build/html"

@@ -1,13 +1,14 @@
 """The book in print: two chapters, printed by the real browser, read by pypdf."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from press import pdf
-from press.packed import packed
-from press.sheets import Leaf, Sheets, document, leaves
+from press.printed import pdf
+from press.printed.packed import packed
+from press.printed.sheets import Leaf, Sheets, document, leaves
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject, IndirectObject
 
@@ -122,6 +123,48 @@ def test_packing_loses_nothing(book: PdfReader) -> None:
 def test_what_is_no_printed_file_is_not_packed() -> None:
     with pytest.raises(ValueError, match="one plain table of objects"):
         packed(b"%PDF-1.4\nno table", {})
+
+
+def test_an_object_that_is_not_read_is_told() -> None:
+    """An object without its end would be lost in silence."""
+    bodies = [b"1 0 obj\n<</Type /Catalog>>\nendobj\n", b"2 0 obj\n<<>>\nendobj\n"]
+    head = b"%PDF-1.4\n"
+    for last, told in ((b"endobj", ""), (b"endxxx", r"not read: \[2\]")):
+        data, table = head, b"xref\n0 3\n0000000000 65535 f \n"
+        for body in (bodies[0], bodies[1].replace(b"endobj", last)):
+            table += b"%010d 00000 n \n" % len(data)
+            data += body
+        end = b"trailer\n<</Root 1 0 R /Info 2 0 R>>\nstartxref\n%d\n%%%%EOF\n"
+        whole = data + table + end % len(data)
+        if told:
+            with pytest.raises(ValueError, match=told):
+                packed(whole, {})
+        else:
+            assert packed(whole, {}).startswith(b"%PDF-1.7")
+
+
+def test_a_printing_of_before_is_none_of_now(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    target, program = tmp_path / "book.pdf", tmp_path / "chromium"
+    target.write_bytes(b"%PDF old")
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CHROMIUM", str(program))
+    with pytest.raises(RuntimeError, match="did not print"):
+        pdf.printed(tmp_path / "book.html", target)
+
+
+def test_a_failure_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*given: object) -> Path:
+        raise subprocess.TimeoutExpired("chromium", 1800)
+
+    monkeypatch.setattr(pdf, "make", fail)
+    monkeypatch.setattr("sys.argv", ["pdf"])
+    with pytest.raises(SystemExit, match="timed out after 1800 seconds"):
+        pdf.main()
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from press.indexes import KINDS, SCOPES, checks, statements, symbols
-from press.page import Page
-from press.previews import element, previews
+from press.reader.previews import element, previews
+from press.tables.indexes import KINDS, SCOPES, checks, statements, symbols
+from press.text.page import Page
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build/html"

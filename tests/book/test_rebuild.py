@@ -96,3 +96,39 @@ def test_a_value_outside_its_band_fails_the_build(tiny: Any) -> None:
         shown = tiny.build()
         assert shown.status == 0, shown.said
         assert "contradicted: Arithmetic." in tiny.html("book/back/boards")
+
+
+def test_a_warning_is_told_again_though_a_fault_was_told_beside_it(tiny: Any) -> None:
+    with tiny.edited(TWO, "second page", "second {doc}`nowhere`"):
+        with tiny.edited(ONE, 'measure("c1"', 'measure("c2"'):
+            assert "has no row in claims.toml" in tiny.build().said
+        again = tiny.build()
+        assert again.status != 0
+        assert "nowhere" in again.said
+
+
+def test_a_build_stopped_before_its_pages_were_written_is_made_good(tiny: Any) -> None:
+    mended = tiny.build()
+    assert mended.status == 0, mended.said
+    left = tiny.root / "_build/.doctrees/unwritten"
+    assert not left.exists()
+    left.touch()
+    again = tiny.build()
+    assert again.written == ["back/boards", "notation", "ot/one", "ot/two"]
+    assert not left.exists()
+    assert tiny.build().written == []
+
+
+def test_a_piece_of_an_executed_page_is_not_taken_for_it(tiny: Any) -> None:
+    whole = sorted((tiny.root / "_build/.jupyter_cache").glob("executed/*/base.ipynb"))
+    for file in whole:
+        file.write_bytes(file.read_bytes()[:200])
+    again = tiny.build()
+    assert again.status == 0, again.said
+    assert again.ran == ["ot/one", "ot/two"]
+
+
+def test_a_new_title_of_a_statement_shows_on_the_board_of_checks(tiny: Any) -> None:
+    with tiny.edited(ONE, "} Doubling", "} Twofold"):
+        assert tiny.build().status == 0
+        assert "Twofold" in tiny.html("book/back/boards")

@@ -6,10 +6,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urldefrag
 
 import pytest
-from press import bridge, icons, slim, styles, svg
+import yaml
+from press.shell import bridge, icons, slim, styles, svg
+from pygments.styles import get_style_by_name
+from pygments.token import STANDARD_TYPES, Text
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build/html"
@@ -120,7 +124,7 @@ def test_the_only_code_in_a_page_is_named_by_its_policy() -> None:
 
 def test_buttons_have_names_and_no_handlers() -> None:
     text = bridge.finished(PAGE)
-    button = re.search(r'<button[^>]*class="btn"[^>]*>', text)
+    button = re.search(r'<button[^>]*class="pst-js-only btn"[^>]*>', text)
     assert button
     assert "onclick" not in button[0]
     assert "data-bs" not in button[0]
@@ -132,6 +136,24 @@ def test_code_keeps_its_blanks_and_has_a_button_outputs_have_none() -> None:
     text = bridge.finished(PAGE)
     assert "<pre>a\n\n  b</pre><button" in text
     assert text.count('class="copybtn') == 1
+
+
+def test_code_in_the_colour_of_text_has_no_spans() -> None:
+    code = '<span class="n">x</span><span class="o">=</span><span class="p">(</span>'
+    assert bridge.colourless(code) == 'x<span class="o">=</span>('
+    options = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    theme = options["html_theme_options"]
+    names = [theme[f"pygments_{k}_style"] for k in ("light", "dark")]
+    schemes = [get_style_by_name(name) for name in names]
+    plain = [
+        name
+        for token, name in STANDARD_TYPES.items()
+        if name
+        and all(s.style_for_token(token) == s.style_for_token(Text) for s in schemes)
+    ]
+    assert sorted(plain) == ["n", "nn", "nx", "p", "pm", "w"]
+    for name in plain:
+        assert bridge.colourless(f'<span class="{name}">x</span>') == "x"
 
 
 def test_pictures_are_fetched_late_but_one_above_all_headings() -> None:
@@ -261,6 +283,71 @@ def test_what_no_page_asks_for_goes(tmp_path: Path) -> None:
             "_images/0123456789abcdef.svg",
             "_images/cover.png",
         }
+
+
+def test_what_a_page_left_goes_with_it(tmp_path: Path) -> None:
+    stay = {
+        "404.html",
+        "genindex.html",
+        "search.html",
+        "_static/x/a.html",
+        "_images/a.png",
+        "_notebooks/a.ipynb",
+        "book/ot/one.html",
+        "_previews/book/ot/one.js",
+        "cards/ot-one-0123456789.png",
+    }
+    for name in stay | {n.replace("one", "gone") for n in stay}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    slim.forgotten(tmp_path, {"book/ot/one"})
+    files = {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*.*")}
+    assert {f for f in files if (tmp_path / f).is_file()} == stay
+
+
+def sources(tmp_path: Path) -> slim.Sources:
+    """Return the static files of a book, its environment below it, and its site."""
+    own, other = tmp_path / "book/_static", tmp_path / ".venv/extension"
+    for folder in (own, other, tmp_path / "site/_static"):
+        folder.mkdir(parents=True)
+    (own / "press.css").write_text(".a { color: red }")
+    (own / "icon.svg").write_bytes(b"\xff new")
+    (own / "sub").mkdir()
+    (own / "sub/own.js").write_text("'own'")
+    (own / ".hidden").touch()
+    (other / "theirs.js").write_text("'theirs'")
+    sheet = SimpleNamespace(priority=1, filename="_static/press.css")
+    builder = SimpleNamespace(
+        theme=SimpleNamespace(get_theme_dirs=list), _css_files=[sheet]
+    )
+    config = SimpleNamespace(html_static_path=["book/_static", str(other)])
+    return slim.Sources(SimpleNamespace(
+        builder=builder, config=config, srcdir=tmp_path, confdir=tmp_path,
+        outdir=tmp_path / "site"))  # fmt: skip
+
+
+def test_the_books_own_files_are_those_below_its_folder(tmp_path: Path) -> None:
+    """Not those of an environment that lies in the same folder as the book."""
+    found = sources(tmp_path)
+    assert found.scripts() == "'own'"
+    (found.made / "icon.svg").write_text("old")
+    slim.refreshed(found)
+    files = {f.relative_to(found.made).as_posix() for f in found.made.rglob("*.*")}
+    assert files == {"icon.svg", "sub/own.js"}
+    assert (found.made / "icon.svg").read_bytes() == b"\xff new"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [".b color: blue", ".b { color blue }", "@media print { .b { x y } }", ".b }"],
+)
+def test_a_fault_in_a_sheet_of_the_book_is_told(tmp_path: Path, fault: str) -> None:
+    found = sources(tmp_path)
+    sheet = tmp_path / "book/_static/press.css"
+    assert found.sheets()[-1] == sheet.read_text()
+    sheet.write_text(f".a {{ x: y }}\n{fault}")
+    with pytest.raises(ValueError, match=r"press\.css, line 2: "):
+        found.sheets()
 
 
 def test_code_with_long_lines_can_be_reached() -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from press import spelling
+from press.proofreading import spelling
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("book/**/*.md"))]

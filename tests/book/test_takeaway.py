@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
-from press.expand import argument, expanded
-from press.formulas import Typesetter
-from press.launch import Repository
-from press.macros import macros
-from press.page import Page
-from press.wheel import Wheel
+from docutils import nodes
+from press.notebooks.launch import Repository
+from press.notebooks.notebook import Numbers, Writer
+from press.notebooks.wheel import Wheel
+from press.tex.expand import argument, expanded
+from press.tex.formulas import Typesetter
+from press.tex.macros import macros
+from press.text.page import Page
 from sphinx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ version = "1.2.3"
 dependencies = []
 [tool.setuptools.packages.find]
 include = ["pushforward*", "runs*"]
+[tool.setuptools.package-data]
+pushforward = ["*.gz"]
+"*" = ["*.json"]
 """
 
 THREE = """---
@@ -111,6 +116,10 @@ def small(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     book.write("pyproject.toml", PROJECT)
     book.write("code/runs/ot/three/config.json", "{}")
     book.write("code/runs/ot/three/.part", "hidden")
+    book.write("code/runs/ot/three/.hidden.json", "{}")
+    book.write("code/runs/ot/three/log.txt", "what nobody declared")
+    book.write("code/runs/ot/three/images.gz", "data of another package")
+    book.write("code/pushforward/images.gz", "data")
     book.write("code/pushforward.egg-info/PKG-INFO", "no package")
     book.write("book/ot/three.md", THREE)
     two = "      - file: book/ot/two\n"
@@ -218,6 +227,39 @@ def test_what_is_no_page_any_more_is_no_notebook(small: Tiny) -> None:
     assert not old.exists()
 
 
+def test_a_page_that_computes_no_more_is_no_notebook(small: Tiny) -> None:
+    path = small.root / "_build/html/_notebooks/ot/two.ipynb"
+    assert path.exists()
+    cell = "```{code-cell} ipython3\nfrom pushforward.ot import triple\ntriple(1)\n```"
+    with small.edited("book/ot/two.md", cell, "No more."):
+        assert small.build().status == 0
+        assert not path.exists()
+        with zipfile.ZipFile(path.parents[1] / "notebooks.zip") as file:
+            assert "push-forward/ot/two.ipynb" not in file.namelist()
+    assert small.build().status == 0
+    assert path.exists()
+
+
+# Formulas of several lines.
+
+
+@pytest.mark.parametrize(
+    ("tex", "nowrap", "made"),
+    [
+        (r"a \\ b", False, r"\begin{split}a \\ b\end{split}"),
+        (r"\begin{align} a \\ b \end{align}", True,
+         r"\begin{align} a \\ b \end{align}"),
+        (r"\begin{matrix} 1 \end{matrix} \\ y", False,
+         r"\begin{split}\begin{matrix} 1 \end{matrix} \\ y\end{split}"),
+        (r"f = \begin{cases} 0 \\ 1 \end{cases}", False,
+         r"f = \begin{cases} 0 \\ 1 \end{cases}"),
+    ],
+)  # fmt: skip
+def test_lines_are_parted_as_on_the_site(tex: str, nowrap: bool, made: str) -> None:
+    node = nodes.math_block("", tex, nowrap=nowrap, ids=[])
+    assert Writer("", {}, Numbers({}, {})).display(node) == made
+
+
 # The wheel.
 
 
@@ -243,8 +285,8 @@ def test_a_wheel_is_the_same_bytes_twice_and_keeps_its_record(
             found = base64.urlsafe_b64encode(made).decode().rstrip("=")
             assert (digest, int(size)) == (f"sha256={found}", len(wheel.read(path)))
     names = {row[0] for row in rows}
-    assert "runs/ot/three/config.json" in names
-    assert "pushforward/ot/one.py" in names
+    assert {n for n in names if n.startswith("runs/")} == {"runs/ot/three/config.json"}
+    assert {"pushforward/ot/one.py", "pushforward/images.gz"} <= names
     assert not any("egg-info" in n or "/." in n or "__pycache__" in n for n in names)
 
 

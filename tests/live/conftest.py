@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from pushforward.live import packed
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book/_ext"))
+
+
+class Numbers(dict[str, Any]):
+    """The numbers of a figure, by their names."""
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a list of numbers, all their digits."""
+        return torch.tensor(self[name], dtype=torch.float64)
 
 
 class Figure:
@@ -22,8 +32,12 @@ class Figure:
     def __init__(self, stage: Any, name: str) -> None:
         self.stage, self.name = stage, name
 
-    def __call__(self, state: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
-        return self.stage.call("compute", self.name, dict(state), packed(data))
+    def __call__(self, state: Mapping[str, Any], data: Mapping[str, Any]) -> Numbers:
+        return Numbers(self.stage.call("compute", self.name, dict(state), packed(data)))
+
+    def says(self, state: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+        """Return the sentence at a state."""
+        return str(self.stage.call("says", self.name, dict(state), packed(data)))
 
     def states(
         self, state: Mapping[str, Any], data: Mapping[str, Any], key: str
@@ -39,7 +53,7 @@ class Figure:
 @pytest.fixture(scope="session")
 def figure() -> Callable[[str], Figure]:
     """Return a live figure by its name."""
-    from press.live import Stage
+    from press.reader.live import Stage
 
     stage = Stage(ROOT / "book/_static/live")
     return lambda name: Figure(stage, name)

@@ -62,18 +62,13 @@ def scores(law: Mixture, net: nn.Module) -> dict[str, Field]:
     return {"exact": marginal_score(WAY, law), "network": denoiser_score(WAY, denoiser)}
 
 
-def numbers(values: Any) -> Tensor:
-    """Return a list of the figure's numbers, all their digits."""
-    return torch.tensor(values, dtype=torch.float64)
+def clouds(found: Any) -> Tensor:
+    return found.tensor("clouds").unflatten(1, (N, 2))
 
 
-def clouds(found: dict[str, Any]) -> Tensor:
-    return numbers(found["clouds"]).unflatten(1, (N, 2))
-
-
-def scripted(found: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Tensor:
+def scripted(found: Any, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """Make the package draw the page's noise; return the start of the walk."""
-    noise = numbers(found["noise"]).view(-1, N, 2)
+    noise = found.tensor("noise").view(-1, N, 2)
     draws = iter(noise[1:])
     monkeypatch.setattr(sde, "noise_like", lambda x, rng=None: next(draws))
     return noise[0]
@@ -88,7 +83,7 @@ def test_walk(
 ) -> None:  # fmt: skip
     state = {"score": score, "eta": eta, "drift": drift, "steps": 25}
     found = figure("diffusion")(state, data)
-    x, times = scripted(found, monkeypatch), numbers(found["times"])
+    x, times = scripted(found, monkeypatch), found.tensor("times")
     pull = None if drift == "right" else 0.5
     walk = [x, *backward(WAY, scores[score], x, times, eta=eta, pull=pull)]
     torch.testing.assert_close(clouds(found), torch.stack(walk), rtol=1e-7, atol=1e-8)
@@ -100,7 +95,7 @@ def test_loop_of_the_slides(
     figure: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     found = figure("diffusion")({"drift": "loop", "eta": eta, "steps": 25}, data)
-    x, times = scripted(found, monkeypatch), numbers(found["times"])
+    x, times = scripted(found, monkeypatch), found.tensor("times")
     move, walk = reverse_drift(WAY, scores["exact"], eta=eta, pull=0.5), [x]
     for t, end in pairwise(times):  # X = h β (X + ∇log p) + √(2hβ) Z, as printed
         h, z = t - end, sde.noise_like(x)
@@ -114,7 +109,7 @@ def test_times(even: bool, data: dict[str, Any], figure: Callable[[str], Any]) -
     found = figure("diffusion")({"even": even, "steps": 10}, data)
     u = torch.linspace(0, 1 - 0.001**0.5, 11, dtype=torch.float64)
     flat = torch.linspace(1, 0.001, 11, dtype=torch.float64)
-    torch.testing.assert_close(numbers(found["times"]), flat if even else (1 - u) ** 2)
+    torch.testing.assert_close(found.tensor("times"), flat if even else (1 - u) ** 2)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.6, 1.0])
@@ -122,24 +117,51 @@ def test_moments_and_distance(
     part: float, law: Mixture, data: dict[str, Any], figure: Callable[[str], Any]
 ) -> None:
     found = figure("diffusion")({"part": part, "steps": 20}, data)
-    cloud, t = clouds(found)[found["k"]], numbers(found["times"][found["k"]])
+    cloud, t = clouds(found)[found["k"]], found.tensor("times")[found["k"]]
     assert found["k"] == round(20 * part)
     rms = cloud.square().mean().sqrt()
     assert found["found"][found["k"]] == pytest.approx(float(rms), abs=1e-10)
     p = sde.marginal(WAY, law, float(t))
     exact = (p.cov().trace() / 2).sqrt()
     assert found["exact"][found["k"]] == pytest.approx(float(exact), abs=1e-7)
-    truth = numbers(found["truth"]).view(N, 2)
+    truth = found.tensor("truth").view(N, 2)
     want = energy_distance(cloud, truth, unbiased=False)
     assert found["energy"] == pytest.approx(float(want), abs=1e-8)
     near = torch.cdist(cloud, p.means).min(1).values
     width = near.square().mean().div(2).sqrt()
     assert found["width"] == pytest.approx(float(width), abs=1e-7)
+    near = torch.cdist(truth, p.means).min(1).values
+    width = near.square().mean().div(2).sqrt()
+    assert found["widthOfTruth"] == pytest.approx(float(width), abs=1e-7)
+
+
+def test_the_exact_sample_is_the_data_at_its_time(
+    data: dict[str, Any], figure: Callable[[str], Any]
+) -> None:
+    """(truth − α x)/σ is the same normal noise at every time."""
+
+    def noise(part: float) -> Tensor:
+        found = figure("diffusion")({"part": part, "steps": 20}, data)
+        t = found.tensor("times")[found["k"]]
+        x = data["sample"].double().flatten()
+        return (found.tensor("truth") - WAY.alpha(t) * x) / WAY.sigma(t)
+
+    z = noise(0.3)
+    torch.testing.assert_close(noise(0.8), z, rtol=0, atol=1e-9)
+    assert abs(z.mean()) < 4 / len(z) ** 0.5
+    assert abs(z.square().mean() - 1) < 4 * (2 / len(z)) ** 0.5
+
+
+def test_a_time_is_written_in_one_way(
+    data: dict[str, Any], figure: Callable[[str], Any]
+) -> None:
+    ends = [figure("diffusion").says({"even": e}, data)[:13] for e in (False, True)]
+    assert ends == ["t = 0.00100 a"] * 2
 
 
 def test_noise_is_normal(data: dict[str, Any], figure: Callable[[str], Any]) -> None:
     found = figure("diffusion")({"steps": 80}, data)
-    z = numbers(found["noise"]).sort().values
+    z = found.tensor("noise").sort().values
     n = len(z)
     steps = torch.arange(n + 1) / n
     cdf = torch.special.ndtr(z)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from pushforward.distributions import line_mixture
 from pushforward.gans import NON_SATURATING, SATURATING
@@ -16,13 +15,6 @@ from pushforward.objectives import js, masses, normal_rule
 MEANS = [(0.0,), (-1.5, 1.5)]
 STATES = [(0, 2.5, 0.5), (0, 0.5, 0.5), (0, -1.5, 0.2), (1, 2.5, 0.5), (1, 4.0, 2.0),
           (1, 0.3, 1.0), (1, 1.5, 0.5)]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture
@@ -73,8 +65,18 @@ def test_samples_on_one_mode_hear_nothing_of_the_other(
     assert abs(found["other"]) < 0.02
 
 
-def test_the_losses_are_the_package_s() -> None:
-    """The two pushes σ(D) D' and (1 − σ(D)) D' are minus these slopes."""
-    d = torch.tensor([0.7])
-    assert SATURATING.generator(d) == -softplus(d)
-    assert NON_SATURATING.generator(d) == softplus(-d)
+@pytest.mark.parametrize(("law", "m", "s"), STATES)
+def test_a_sample_is_pushed_down_the_loss_of_the_package(
+    law: int, m: float, s: float, data: dict[str, Any], figure: Callable[[str], Any]
+) -> None:
+    """σ(D) D' and (1 − σ(D)) D' are minus the slopes of the two losses at x."""
+    found = figure("discriminator")({"law": law, "m": m, "s": s}, data)
+    p, q = line_mixture(MEANS[law], 0.5), line_mixture((m,), s)
+    for part in ("seen", "seven"):
+        x = torch.tensor(found[part]["x"], requires_grad=True)
+        d = p.log_prob(x[:, None]) - q.log_prob(x[:, None])
+        losses = [len(x) * o.generator(d) for o in (SATURATING, NON_SATURATING)]
+        want = [-torch.autograd.grad(v, x, retain_graph=True)[0] for v in losses]
+        torch.testing.assert_close(
+            torch.tensor(found[part]["pushes"]), torch.stack(want, 1)
+        )

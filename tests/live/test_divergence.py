@@ -21,13 +21,6 @@ STATES = [(0.0, 0.0, 1.0), (1.0, 0.5, 2.0), (3.0, 0.5, 1.0), (4.0, -5.0, 5.0),
           (4.0, -5.0, 0.3)]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.parametrize(("a", "m", "s"), STATES)
 def test_the_divergences_are_those_of_the_package(
     a: float, m: float, s: float, figure: Callable[[str], Any]
@@ -53,6 +46,45 @@ def test_the_reverse_descent_ends_in_a_minimum(
     end = stationary(line_mixture((-3.0, 3.0)), path[-1]["m"], path[-1]["s"])
     assert (path[-1]["m"], path[-1]["s"]) == pytest.approx((end.m, end.s), abs=1e-4)
     assert end.curvature > 0
+
+
+@pytest.mark.parametrize("way", ["reverse", "forward"])
+def test_the_landscape_is_that_of_the_divergences(
+    way: str, figure: Callable[[str], Any]
+) -> None:
+    """At every 91st cell; the reverse one is a coarse sum."""
+    divergence, state = figure("divergence"), {"way": way, "a": 2.0}
+    land = divergence(state, {})["landscape"]
+    at = [(m, s) for s in land["s"] for m in land["m"]]
+    assert len(at) == len(land["values"]) == 24 * 33
+    want = [divergence({**state, "m": m, "s": s}, {})[way] for m, s in at[::91]]
+    assert land["values"][::91] == pytest.approx(want, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize(("a", "m", "s"), STATES[:3])
+@pytest.mark.parametrize("way", ["reverse", "forward"])
+def test_the_area_is_that_under_the_integrand(
+    way: str, a: float, m: float, s: float, figure: Callable[[str], Any]
+) -> None:
+    found = figure("divergence")({"way": way, "a": a, "m": m, "s": s}, {})
+    x = found.tensor("xs")[:, None]
+    p, q = (law.log_prob(x) for law in (line_mixture((-a, a)), line_mixture((m,), s)))
+    want = q.exp() * (q - p) if way == "reverse" else p.exp() * (p - q)
+    torch.testing.assert_close(found.tensor("terms"), want)
+    area = torch.trapezoid(want, x[:, 0]).item()
+    assert found[way] == pytest.approx(area, abs=1e-3)
+
+
+def test_a_saddle_is_no_minimum(figure: Callable[[str], Any]) -> None:
+    """Between the model that covers both modes and the one that sits on one."""
+    says, state = figure("divergence").says, {"way": "reverse", "a": 3}
+    law = line_mixture((-3.0, 3.0))
+    saddle, broad = stationary(law, 1.5, 1.5), stationary(law, 0.0, 3.0)
+    assert saddle.curvature < 0 < broad.curvature
+    assert "is no minimum" in says({**state, "m": saddle.m, "s": saddle.s}, {})
+    assert "N(0, 2.74²) is a minimum" in says({**state, "m": 2e-6, "s": broad.s}, {})
+    assert "can still fall" in says({**state, "m": 1, "s": 1}, {})
+    assert "is a minimum" in says({"way": "forward", "a": 3, "m": 0, "s": 10**0.5}, {})
 
 
 def test_where_a_descent_ends_depends_on_its_start(

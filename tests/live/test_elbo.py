@@ -12,11 +12,10 @@ from pushforward.distributions import StandardNormal
 from pushforward.vae import VAE, LinearGaussian, gaussian_kl
 
 STATES = [
-    {},
+    {"slope": 0.2, "spread": 0.8, "w": 1.2, "sigma": 0.7, "x1": 1.4, "x2": 0.5},
     {"slope": 1.1, "spread": 0.3, "w": 1.9, "sigma": 0.35, "x1": -2.5, "x2": 1.75},
     {"slope": -0.7, "spread": 1.4, "w": 0.1, "sigma": 1.5, "x1": 0.0, "x2": -3.0},
 ]
-START = {"slope": 0.2, "spread": 0.8, "w": 1.2, "sigma": 0.7, "x1": 1.4, "x2": 0.5}
 
 
 @pytest.fixture
@@ -28,14 +27,9 @@ def data() -> dict[str, Tensor]:
     }
 
 
-def numbers(values: Any) -> Tensor:
-    """Return a list of the figure's numbers, all their digits."""
-    return torch.tensor(values, dtype=torch.float64)
-
-
 def model(state: dict[str, float]) -> tuple[LinearGaussian, Tensor, Normal]:
     """Return the law, the datum and the encoding that a state stands for."""
-    s = {k: torch.tensor(v, dtype=torch.float64) for k, v in {**START, **state}.items()}
+    s = {k: torch.tensor(v, dtype=torch.float64) for k, v in state.items()}
     u = torch.tensor([0.8, 0.6], dtype=torch.float64)
     law = LinearGaussian(torch.zeros(2).double(), s["w"] * u[:, None], s["sigma"])
     x = torch.stack([s["x1"], s["x2"]])[None]
@@ -58,13 +52,10 @@ def test_evidence_bound_and_gap(
     assert found["evidence"] == pytest.approx(float(exact), abs=1e-10)
     gap = divergence(q, law.posterior(x))  # log p(x) = ELBO + KL (thm:vae-elbo)
     assert found["gap"] == pytest.approx(float(gap), abs=1e-10)
-    assert found["elbo"] == pytest.approx(
-        float(exact - gap), abs=1e-10
-    )  # (eq:vae-elbo)
-    rate = gaussian_kl(q.mean, q.stddev).sum()  # (eq:vae-gaussian-kl)
-    assert found["rate"] == pytest.approx(
-        float(rate), abs=1e-10
-    )  # (eq:vae-gaussian-kl)
+    bound = float(exact - gap)  # (eq:vae-elbo)
+    assert found["elbo"] == pytest.approx(bound, abs=1e-10)
+    rate = float(gaussian_kl(q.mean, q.stddev).sum())  # (eq:vae-gaussian-kl)
+    assert found["rate"] == pytest.approx(rate, abs=1e-10)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -86,15 +77,16 @@ def test_curves(
 ) -> None:
     found = figure("elbo")(state, data)
     law, x, q = model(state)
-    z = numbers(found["z"])[:, None]
+    z = found.tensor("z")[:, None]
     posterior, exact = law.posterior(x), law.marginal().log_prob(x)
     bounds = exact - divergence(Normal(z, q.stddev), posterior)
     for name, want in (
+        ("prior", StandardNormal(1).double().log_prob(z).exp()),
         ("posterior", posterior.log_prob(z).exp()),
         ("guess", q.log_prob(z)[:, 0].exp()),
         ("bounds", bounds),
     ):
-        torch.testing.assert_close(numbers(found[name]), want)
+        torch.testing.assert_close(found.tensor(name), want)
     assert max(found["bounds"]) <= found["evidence"]
 
 
@@ -105,7 +97,7 @@ def test_the_cloud_is_drawn_from_the_model(
     law, _, _ = model(STATES[1])
     means = law.decoder(data["z"].double()[:, None]).mean
     want = means + law.sigma * data["eps"].double()
-    torch.testing.assert_close(numbers(found["cloud"]).mT, want)
+    torch.testing.assert_close(found.tensor("cloud").mT, want)
 
 
 @pytest.mark.parametrize("state", STATES)

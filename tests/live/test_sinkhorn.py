@@ -61,4 +61,17 @@ def test_the_costs_are_those_of_the_other_algorithm(
     value = entropic_cost(C, a, b, 0.02, tol=1e-11).item()
     assert found["moved"] == pytest.approx((C * best.P).sum().item(), rel=1e-6)
     assert found["value"] == pytest.approx(value, rel=1e-6)
+    entropy = torch.special.xlogy(best.P, best.P / (a[:, None] * b)).sum().item()
+    assert found["entropy"] == pytest.approx(entropy, rel=1e-6)
     assert found["least"] == pytest.approx(plan(C, a, b).value.item(), rel=1e-9)
+
+
+def test_a_plan_that_is_no_coupling_is_not_compared(
+    data: dict[str, Any], figure: Callable[[str], Any]
+) -> None:
+    """After one sweep its price may lie below the least."""
+    early = figure("sinkhorn").says({"eps": 0.002, "sweeps": 1}, data)
+    assert "is no coupling yet" in early
+    assert "entropic cost" not in early
+    late = figure("sinkhorn").says({"eps": 0.1}, data)
+    assert "the entropic cost is" in late

@@ -52,6 +52,7 @@ async function run(address, port, categories) {
   const metrics = Object.entries(METRICS).map(([key, id]) => [key, lhr.audits[id].numericValue]);
   return {
     ...Object.fromEntries([...scores, ...metrics]),
+    benchmark: lhr.environment.benchmarkIndex,
     failed: failed(lhr, categories),
     seconds: (Date.now() - start) / 1000,
   };
@@ -77,7 +78,7 @@ function median(values) {
 async function measured(address, port, runs) {
   const all = [await run(address, port, ALL)];
   while (all.length < runs) all.push(await run(address, port, SPEED));
-  const varies = [...SPEED, ...Object.keys(METRICS)];
+  const varies = [...SPEED, ...Object.keys(METRICS), "benchmark"];
   return {
     ...all[0],
     ...Object.fromEntries(varies.map((key) => [key, median(all.map((one) => one[key]))])),
@@ -111,7 +112,8 @@ export async function measure({ site, chosen = [], runs = 3 }) {
     await browser.close();
     await stop();
   }
-  return { ...about, pages: found };
+  const benchmark = median(Object.values(found).map((one) => one.benchmark));
+  return { ...about, benchmark, pages: found };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -36,8 +36,8 @@ const PACKED = /^(text\/|application\/(json|xml)|image\/svg)/;
 // would be measured with the page.
 const kept = new Map();
 
-async function body(file, packed) {
-  const key = `${file}?${packed}`;
+async function body({ file, changed }, packed) {
+  const key = `${file}?${packed}?${changed.getTime()}`;
   if (!kept.has(key)) {
     const bytes = await readFile(file);
     kept.set(key, packed ? await zipped(bytes) : bytes);
@@ -57,15 +57,15 @@ async function found(root, address) {
 
 async function answer(root, request, response) {
   const hit = await found(root, request.url);
-  const lost = hit ?? await found(root, "/404.html");
-  if (!lost) {
+  const shown = hit ?? await found(root, "/404.html");
+  if (!shown) {
     response.writeHead(404, { "Content-Type": "text/plain" }).end("Not found");
     return;
   }
-  const type = TYPES[extname(lost.file)] ?? "application/octet-stream";
+  const type = TYPES[extname(shown.file)] ?? "application/octet-stream";
   const accepts = /\bgzip\b/.test(request.headers["accept-encoding"] ?? "");
   const packed = accepts && PACKED.test(type);
-  const bytes = await body(lost.file, packed);
+  const bytes = await body(shown, packed);
   const headers = { "Content-Type": type, "Content-Length": bytes.length };
   if (packed) Object.assign(headers, { "Content-Encoding": "gzip", Vary: "Accept-Encoding" });
   if (hit) headers["Last-Modified"] = hit.changed.toUTCString();

@@ -1,11 +1,12 @@
 /* Opens every page of the built site in one browser and writes down what it sees.
 
-   node survey.mjs [--site FOLDER] [--out FILE] [--quick] [PAGE …]
+   node survey.mjs [--site FOLDER] [--out FILE] [--thorough] [PAGE …]
 
    PAGE is part of a path: "ot/sinkhorn". Each page is opened over a loopback server
-   with gzip, in both themes, at 1280 and at 360 pixels, and from the disk. --quick:
-   without the loads from the disk. The network is cut. JSON to FILE, one line a page
-   to stderr, what is wrong to stdout.
+   with gzip, in both themes, at 1280 and at 360 pixels, and from the disk. Contrast,
+   two thirds of axe's time, is judged once for each look that text has on the page;
+   --thorough: for each element. The network is cut. JSON to FILE, one line a page to
+   stderr, what is wrong to stdout.
 */
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
@@ -17,9 +18,9 @@ import { serve } from "./serve.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
-const ALL = { type: "tag", values: TAGS };
 // The dark page is the light page in other colours: every rule that looks at colours.
 const COLOURS = { type: "rule", values: ["color-contrast", "link-in-text-block"] };
+const ALL = { type: "tag", values: TAGS };
 // A server shows it in place of what is missing, at any depth: its links begin at the
 // root of the host, which a disk does not have.
 const SERVED = new Set(["404.html"]);
@@ -55,7 +56,8 @@ async function load() {
   await Promise.race([Promise.all(waits), new Promise((done) => setTimeout(done, 8000))]);
 }
 
-// Folded proofs, solutions and cells are read too.  The page answers when it is idle.
+// Folded proofs, solutions and cells are read too; then the page is read to its end:
+// some things are done when what they concern comes near.
 async function unfold() {
   for (const box of document.querySelectorAll("details")) box.open = true;
   // Sections that are not laid out yet lie over each other.
@@ -63,8 +65,12 @@ async function unfold() {
   sheet.replaceSync("* { content-visibility: visible !important; }");
   document.adoptedStyleSheets.push(sheet);
   for (const box of document.querySelectorAll(".toggle-hidden")) box.classList.remove("toggle-hidden");
-  await new Promise((done) => setTimeout(done, 300));
-  await new Promise((done) => requestIdleCallback(done, { timeout: 3000 }));
+  for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
+    scrollTo({ top: y, behavior: "instant" });
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  }
+  scrollTo({ top: 0, behavior: "instant" });
+  await new Promise((done) => setTimeout(done, 100));
 }
 
 function look() {
@@ -102,6 +108,29 @@ function sideways() {
   const told = (e) => `${e.tagName.toLowerCase()}${e.id ? "#" + e.id : ""}${[...e.classList].map((c) => "." + c).join("")}`
     + ` to ${Math.round(e.getBoundingClientRect().right)}: ${e.textContent.trim().slice(0, 60)}`;
   return { width, needs, culprits: inner.slice(0, 5).map(told) };
+}
+
+// Has axe judge the colours of one element with text of its own for each look: its letters, those of the text
+// that it stands in, and what the boxes around it lay behind them or over them.
+function looks() {
+  const outer = new Map(), seen = new Set();
+  for (const e of document.documentElement.querySelectorAll("body, body *")) {
+    const s = getComputedStyle(e), around = outer.get(e.parentElement) ?? { laid: "", letters: "" };
+    const laid = [s.backgroundColor, s.backgroundImage, s.opacity, s.filter, s.position].join();
+    const letters = [s.color, s.fontSize, s.fontWeight, s.textDecorationLine, s.textShadow].join();
+    const mine = { letters, laid: around.laid.endsWith(`|${laid}`) ? around.laid : `${around.laid}|${laid}` };
+    outer.set(e, mine);
+    if (![...e.childNodes].some((n) => n.nodeType === Node.TEXT_NODE && n.data.trim())) continue;
+    const look = [e.localName === "a", letters, around.letters, mine.laid].join("|");
+    if (!seen.has(look) && e.checkVisibility()) {
+      seen.add(look);
+      e.dataset.look = "";
+    }
+  }
+  window.axe.configure({ rules: [
+    { id: "color-contrast", selector: "[data-look]" },
+    { id: "link-in-text-block", selector: "a[href][data-look]" },
+  ] });
 }
 
 async function axe(asked) {
@@ -147,20 +176,26 @@ async function settled(page, address) {
   await page.waitForNetworkIdle({ idleTime: 150, timeout: 15_000 }).catch(() => null);
 }
 
+/** What axe finds: every rule, and in the dark those that look at colours. */
+async function judged(page, theme, thorough) {
+  await page.evaluate(AXE);
+  if (!thorough) await page.evaluate(looks);
+  return page.evaluate(axe, theme === "dark" ? COLOURS : ALL);
+}
+
 /** One load over http: what was seen, axe, and at the phone's width the overflow. */
-async function overHttp(browser, home, name, theme) {
+async function overHttp(browser, home, name, theme, thorough) {
   const { context, page, seen } = await opened(browser, `${home}/`, theme, WIDE);
   try {
     const bytes = await weigh(page);
     await settled(page, `${home}/${name}`);
-    const looks = await page.evaluate(look);
+    const first = await page.evaluate(look);
     await page.evaluate(unfold);
-    await page.evaluate(AXE);
-    const violations = await page.evaluate(axe, theme === "dark" ? COLOURS : ALL);
+    const violations = await judged(page, theme, thorough);
     await page.setViewport(PHONE);
     const phone = await page.evaluate(sideways);
-    seen.policy.push(...looks.policy);
-    return { ...looks, ...seen, bytes, violations, phone };
+    seen.policy.push(...first.policy);
+    return { ...first, ...seen, bytes, violations, phone };
   } finally {
     await context.close();
   }
@@ -172,9 +207,9 @@ async function fromDisk(browser, root, name) {
   const { context, page, seen } = await opened(browser, `${home}/`, "light", PHONE);
   try {
     await settled(page, `${home}/${name}`);
-    const looks = await page.evaluate(look);
-    seen.policy.push(...looks.policy);
-    return { ...seen, broken: looks.broken, shift: looks.shift, moved: looks.moved };
+    const { policy, broken, shift, moved } = await page.evaluate(look);
+    seen.policy.push(...policy);
+    return { ...seen, broken, shift, moved };
   } finally {
     await context.close();
   }
@@ -203,12 +238,12 @@ export function faults(where, load) {
   return told;
 }
 
-async function surveyed(browser, home, root, name, quick) {
+async function surveyed(browser, home, root, name, thorough) {
   const start = Date.now();
   const loads = {
-    light: await overHttp(browser, home, name, "light"),
-    dark: await overHttp(browser, home, name, "dark"),
-    ...(quick || SERVED.has(name) ? {} : { disk: await fromDisk(browser, root, name) }),
+    light: await overHttp(browser, home, name, "light", thorough),
+    dark: await overHttp(browser, home, name, "dark", thorough),
+    ...(SERVED.has(name) ? {} : { disk: await fromDisk(browser, root, name) }),
   };
   const wrong = Object.entries(loads).flatMap(([where, load]) => faults(where, load));
   const seconds = ((Date.now() - start) / 1000).toFixed(1);
@@ -216,13 +251,13 @@ async function surveyed(browser, home, root, name, quick) {
   return { name, ...loads, faults: wrong };
 }
 
-export async function survey({ site, chosen = [], quick = false }) {
+export async function survey({ site, chosen = [], thorough = false }) {
   const root = resolve(site);
   const all = pages(root).filter((n) => !chosen.length || chosen.some((c) => n.includes(c)));
   const [{ address, stop }, browser] = await Promise.all([serve(root), launch()]);
   try {
     const version = await browser.version();
-    const found = await each(all, 2, (name) => surveyed(browser, address, root, name, quick));
+    const found = await each(all, 2, (name) => surveyed(browser, address, root, name, thorough));
     return { browser: version, pages: Object.fromEntries(found.map((p) => [p.name, p])) };
   } finally {
     await browser.close();
@@ -236,10 +271,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     options: {
       site: { type: "string", default: "_build/html" },
       out: { type: "string", default: "_build/survey.json" },
-      quick: { type: "boolean", default: false },
+      thorough: { type: "boolean", default: false },
     },
   });
-  const found = await survey({ site: values.site, chosen: positionals, quick: values.quick });
+  const found = await survey({ site: values.site, chosen: positionals, thorough: values.thorough });
   write(values.out, JSON.stringify(found, null, 1));
   for (const page of Object.values(found.pages)) {
     for (const fault of page.faults) console.log(`${page.name}: ${fault}`);

@@ -1,18 +1,16 @@
 """The book's own Sphinx extension: it executes, collects, checks and renders.
 
-page, fingerprint   what a page says, and what its execution depends on
-execution, build    stale pages run in parallel, once; the order of a build
-records, boards     what cells and experiments put on record, and its tables
-consistency         what the book promises about itself
-findable, cards     what search engines and shared links see; doors: 404, the root
-live                the figures that the reader moves
-fold, needs, previews, indexes   boxes that fold, and ways through the book
-takeaway, notebook, expand, wheel, launch   pages as notebooks, and their package
-pdf, sheets, packed         the whole book in print; the build does without them
-formulas, mathml, macros, font   TeX becomes MathML; the font that shows it
-bridge, slim        each page finished as it is written; what the site can spare
-styles, icons, svg  small sheets, few icons, short pictures
-api, site           the package's reference, the looks
+text        what pages and package say; what the book promises about itself
+running     stale pages run in parallel, once; the order of a build
+tex         TeX becomes MathML; the font that shows it
+tables      boards, indexes, the package's reference, what a page needs first
+reader      boxes that fold, previews, the figures that the reader moves
+shell       each page finished as it is written; small sheets, few icons
+notebooks   pages as notebooks, and the package that they install
+public      what search engines, shared links and lost readers see
+printed     the whole book in print; the build does without
+proofreading   links and spelling; the build does without
+files, numbers   files written whole; numbers for people
 """
 
 import gc
@@ -21,22 +19,24 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from . import (
-    boards,
-    findable,
-    fold,
-    formulas,
-    indexes,
-    live,
-    needs,
-    previews,
-    site,
-    slim,
-    takeaway,
-)
-from .api import Api
-from .build import Press
-from .fingerprint import sha
+from .files import sha
+from .notebooks import takeaway
+from .public import findable
+from .reader import fold, live, previews
+from .running.build import Press
+from .shell import site, slim
+from .tables import boards, indexes, needs
+from .tables.api import Api
+from .tex import formulas
+
+TOOLS = ("printed", "proofreading")  # what a build does without
+
+
+def parts() -> list[Path]:
+    """Return the files on which a built page depends: the build's, and Temml."""
+    here = Path(__file__).parent
+    found = [*here.rglob("*.py"), here / "tex/temml/temml.min.js"]
+    return sorted(file for file in found if file.parent.name not in TOOLS)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -66,8 +66,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("runs", boards.Runs)
     app.add_directive("page-times", boards.PageTimes)
     app.add_directive("api", Api)
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    version = sha(b"".join(file.read_bytes() for file in files))
+    version = sha(b"".join(file.read_bytes() for file in parts()))
     return {
         "version": version,
         "env_version": version,

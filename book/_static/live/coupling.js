@@ -13,7 +13,7 @@ live.define("coupling", {
   controls: [
     live.choice("pair", "the two laws", [[0, "one hill, two hills"], [1, "a shift"], [2, "narrow and wide"]], 0),
     live.choice("p", "cost", [[2, "|x − y|²"], [1, "|x − y|"]], 2),
-    live.slider("s", "independent (0) to optimal (1)", { min: 0, max: 1, step: 0.01, value: 0.3 }),
+    live.slider("s", "s, from independent (0) to optimal (1)", { min: 0, max: 1, step: 0.01, value: 0.3 }),
     live.slider("grain", "a grain at x", { min: -1.875, max: 2.875, step: 0.25, value: 0.875 }),
     live.play("s", "Play"),
   ],

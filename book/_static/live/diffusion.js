@@ -200,8 +200,8 @@ loop also forgets to add the step to X.
   function say(n, state, data) {
     const v = (x) => live.number(x, 3);
     return `t = ${v(n.times[n.k])} after ${n.k} of ${n.times.length - 1} steps: deviation ` +
-      `${v(n.found[n.k])}, exact ${v(n.exact[n.k])}; width of the clusters ${v(n.width)}, of an exact ` +
-      `sample ${v(n.widthOfTruth)}; squared energy distance ${v(n.energy)} (of two exact samples: ${v(data.floor)}).`;
+      `${v(n.found[n.k])}, exact ${v(n.exact[n.k])}; distance to the nearest centre ` +
+      `${v(n.width)}, of an exact sample ${v(n.widthOfTruth)}; squared energy distance ${v(n.energy)} (of two exact samples: ${v(data.floor)}).`;
   }
 
   live.define("diffusion", {

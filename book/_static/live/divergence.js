@@ -8,7 +8,10 @@ by the trapezoidal rule, which is exact to rounding for such integrands. */
 "use strict";
 
 {
-const NODES = 2001, COARSE = 601;  // COARSE for the many steps of a descent
+const NODES = 2001, COARSE = 601, COARSEST = 81;  // for a descent, for a landscape
+const XS = live.linspace(-9, 9, 181);
+const COLUMNS = 33, ROWS = 24;  // of the landscape, even in m and in log s
+const MEANS = live.linspace(-5, 5, COLUMNS + 1), LOGS = live.linspace(Math.log(0.3), Math.log(5), ROWS + 1);
 
 live.define("divergence", {
   title: "Two directions of the divergence",
@@ -17,12 +20,16 @@ live.define("divergence", {
     live.choice("way", "objective", [["reverse", "reverse, KL(q ‖ p)"], ["forward", "forward, KL(p ‖ q)"]], "reverse"),
     live.slider("a", "half-distance a of the modes", { min: 0, max: 4, step: 0.05, value: 3 }),
     live.slider("m", "mean m of the model", { min: -5, max: 5, step: 0.05, value: 0.5 }),
-    live.slider("s", "deviation s of the model", { min: 0.3, max: 5, step: 0.005, value: 1, log: true }),
+    live.slider("s", "deviation s of the model", { min: 0.3, max: 5, value: 1, log: true, steps: 244 }),
     live.act("descend", "Descend from here"),
   ],
 
-  compute({ a, m, s }) {
-    return { forward: forward(a, m, s), reverse: reverse(a, m, s) };
+  compute(state, data) {
+    const { way, a, m, s } = state;
+    return {
+      forward: forward(a, m, s), reverse: reverse(a, m, s), xs: XS,
+      terms: XS.map((x) => term(x, way, a, m, s)), landscape: landscape(state, data),
+    };
   },
 
   acts: {
@@ -32,16 +39,17 @@ live.define("divergence", {
   },
 
   draw(numbers, state) {
-    return [drawLaws(state), drawLandscape(state)];
+    return [drawLaws(numbers, state), drawLandscape(numbers, state)];
   },
 
   say(numbers, { way, a, m, s }) {
     const [now, other] = way === "reverse" ? ["reverse", "forward"] : ["forward", "reverse"];
-    const n = (v) => live.number(v, 3);
-    const slope = Math.hypot(...slopes[way](a, m, Math.log(s)));
+    const n = (v) => live.number(Math.abs(v) < 1e-4 ? 0 : v, 3), at = [a, m, Math.log(s)];
+    const slope = Math.hypot(...slopes[way](...at)), here = `N(${n(m)}, ${n(s)}²)`;
     return `Forward KL(p ‖ q) = ${n(numbers.forward)} nats, reverse KL(q ‖ p) = ${n(numbers.reverse)} nats. ` +
-      (slope < 2e-3 ? `N(${n(m)}, ${n(s)}²) is a minimum of the ${now} one.`
-        : `The ${now} one can still fall: its slope is ${n(slope)}.`);
+      (slope > 2e-3 ? `The ${now} one can still fall: its slope is ${n(slope)}.`
+        : bowl(slopes[way], ...at) ? `${here} is a minimum of the ${now} one.`
+          : `The ${now} one stands still at ${here}, which is no minimum.`);
   },
 });
 
@@ -93,6 +101,13 @@ const slopes = {
   },
 };
 
+// Does the slope grow in every direction from (m, log s)?
+function bowl(slope, a, m, logS, h = 1e-3) {
+  const change = (u, v) => slope(a, m + u, logS + v).map((g, k) => (g - slope(a, m - u, logS - v)[k]) / (2 * h));
+  const [[p, q], [r, t]] = [change(h, 0), change(0, h)];
+  return p > 0 && p * t > q * r;
+}
+
 /* Gradient descent in (m, log s): a step that does not lower the divergence enough is
    halved, one that does is lengthened. */
 function descent(value, slope, a, m, s) {
@@ -125,39 +140,40 @@ function thinned(path) {
   return kept.map(([m, logS]) => ({ m, s: Math.exp(logS) }));
 }
 
-function drawLaws({ way, a, m, s }) {
-  const xs = live.linspace(-9, 9, 181);
+// What the divergence sums at x.
+function term(x, way, a, m, s) {
+  const [p, q] = [logTarget(x, a), live.logNormal(x, m, s)];
+  return way === "reverse" ? Math.exp(q) * (q - p) : Math.exp(p) * (p - q);
+}
+
+function drawLaws({ xs, terms }, { way, a, m, s }) {
   const [p, q] = [xs.map((x) => Math.exp(logTarget(x, a))), xs.map((x) => Math.exp(live.logNormal(x, m, s)))];
   const above = live.plane({ box: [44, 48, 274, 120], x: [-9, 9], y: [0, 0.55], xticks: [], yticks: [0, 0.2, 0.4] });
-  const term = (x) => {
-    const gap = logTarget(x, a) - live.logNormal(x, m, s);
-    return way === "reverse" ? -Math.exp(live.logNormal(x, m, s)) * gap : Math.exp(logTarget(x, a)) * gap;
-  };
   const below = live.plane({ box: [44, 204, 274, 92], x: [-9, 9], y: [-0.5, 2], xlabel: "x",
                              xticks: [-8, -4, 0, 4, 8], yticks: [0, 1, 2] });
-  const terms = xs.map(term), name = way === "reverse" ? "q log(q/p)" : "p log(p/q)";
+  const name = way === "reverse" ? "q log(q/p)" : "p log(p/q)";
   return above.axes() + above.area(xs, p, "blue") + above.line(xs, p, "blue") + above.line(xs, q, "vermilion") +
     live.text(44, 22, "target p", "blue") + live.text(112, 22, "model q = N(m, s²)", "vermilion") +
     live.text(44, 192, `${name}: its area is ${way === "reverse" ? "KL(q ‖ p)" : "KL(p ‖ q)"}`, "green") +
     below.axes() + below.area(xs, terms, "green") + below.line(xs, terms, "green thin") + below.hline(0, "quiet thin");
 }
 
-// The darker, the smaller the divergence of N(m, s²), for all m and s.
-function drawLandscape({ way, a, m, s }) {
-  const columns = 33, rows = 24, logs = [Math.log(0.3), Math.log(5)];
-  const value = way === "reverse" ? (u, v) => reverse(a, u, v, 81) : closed(a);
-  const means = live.linspace(-5, 5, columns + 1), widths = live.linspace(...logs, rows + 1);
-  const cells = [];
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) {
-      const [u, v] = [(means[j] + means[j + 1]) / 2, (widths[i] + widths[i + 1]) / 2];
-      cells.push(Math.exp(-1.2 * value(u, Math.exp(v))));
-    }
-  }
+const middles = (edges) => edges.slice(1).map((v, k) => (edges[k] + v) / 2);
+
+// The divergence of N(m, s²) at the middle of each cell of m and log s, row by row.
+const landscape = live.remembered(["way", "a"], ({ way, a }) => {
+  const value = way === "reverse" ? (m, s) => reverse(a, m, s, COARSEST) : closed(a);
+  const m = middles(MEANS), s = middles(LOGS).map(Math.exp);
+  return { m, s, values: s.flatMap((v) => m.map((u) => value(u, v))) };
+});
+
+// The darker, the smaller.
+function drawLandscape({ landscape: { values } }, { way, a, m, s }) {
+  const cells = values.map((v) => Math.exp(-1.2 * v));
   const plane = live.plane({ box: [44, 48, 274, 248], x: [-5, 5], y: [0.3, 5], ylog: true, xlabel: "mean m",
                              xticks: [-4, -2, 0, 2, 4], yticks: [0.5, 1, 2, 4], ylabel: "s" });
   return plane.axes() +
-    plane.heat(cells, rows, columns, { css: "green", xs: means, ys: widths.map(Math.exp) }) +
+    plane.heat(cells, ROWS, COLUMNS, { css: "green", xs: MEANS, ys: LOGS.map(Math.exp) }) +
     plane.dots([m], [s], "vermilion", 6) +
     live.text(44, 16, `The darker, the smaller ${way === "reverse" ? "KL(q ‖ p)" : "KL(p ‖ q)"}`, "green");
 }

@@ -18,9 +18,8 @@ Python package, the browser runs them when the reader moves a control.
 
 A figure's file stands in a block { … }, so that its own functions stay its own.
 
-A panel up to 400 wide stands beside its neighbour on a wide screen and below it on
-a phone, where it keeps its size.  A wider one is scaled down on a phone, and its
-text is set larger in return (15 units become 24): leave room for it.
+A panel, 320 to 360 wide, stands beside its neighbour on a wide screen and below it
+on a phone, where it keeps its size.
 */
 "use strict";
 
@@ -35,14 +34,15 @@ const live = (() => {
   }
 
   /* Controls: plain descriptions; hydrate() ties them to the page's inputs.
-     A slider takes min, max, step, value; log: true moves it through powers of ten
-     (step is then in decades); whole: true rounds it; unit and digits say how its
-     value is written. */
+     A slider takes min, max, step, value; log: true moves it by equal factors, from
+     min to max in as many as `steps` says; whole: true rounds its value; unit and
+     digits say how it is written. */
   const slider = (key, label, range) => ({ kind: "slider", key, label, ...range });
   // options: strings, or pairs [value, what is written].
   const choice = (key, label, options, value) => ({ kind: "choice", key, label, options, value });
   const toggle = (key, label, value) => ({ kind: "toggle", key, label, value });
-  // A button that moves the slider `key` from where it stands to its end.
+  // A button that moves the slider `key` from where it stands to its end; pressed
+  // again while it does, it stops.
   const play = (key, label) => ({ kind: "play", key, label });
   // A button that goes through the states which acts[key] returns.
   const act = (key, label) => ({ kind: "act", key, label });
@@ -93,6 +93,12 @@ const live = (() => {
     return figures.get(name).compute({ ...start(name), ...state }, unpacked(data));
   }
 
+  // The sentence at a state.
+  function says(name, state, data) {
+    const at = { ...start(name), ...state }, given = unpacked(data), figure = figures.get(name);
+    return figure.say(figure.compute(at, given), at, given);
+  }
+
   // The states through which a button goes from a state.
   function states(name, state, data, key) {
     return figures.get(name).acts[key]({ ...start(name), ...state }, unpacked(data));
@@ -124,12 +130,11 @@ const live = (() => {
 
   function picture(figure, id, k, inside, alt) {
     const [width, height] = figure.panels[k];
-    const size = width > 400 ? "pf-wide" : width > 240 ? "pf-half" : "pf-third";
     const named = k > 0 ? ' aria-hidden="true"'
       : ` role="img" aria-labelledby="${id}-title ${id}-desc"`;
     const said = k > 0 ? "" : `<title id="${id}-title">${escaped(figure.title)}</title>` +
       `<desc id="${id}-desc">${escaped(alt)}</desc>`;
-    return `<svg class="${size}" width="${width}" height="${height}" ` +
+    return `<svg width="${width}" height="${height}" ` +
       `viewBox="0 0 ${width} ${height}"${named}>${said}<g class="pf-inside">${inside}</g></svg>`;
   }
 
@@ -142,11 +147,10 @@ const live = (() => {
   function control(c, id) {
     const label = escaped(c.label), mark = `data-kind="${c.kind}" data-key="${c.key}"`;
     if (c.kind === "slider") {
-      const [min, max, value] = [c.min, c.max, c.value].map((v) => (c.log ? Math.log10(v) : v));
-      const text = escaped(written(c, c.value));
+      const [min, max, step] = places(c), text = escaped(written(c, c.value));
       return `<div class="pf-slider"><label for="${id}">${label}</label>` +
-        `<input type="range" id="${id}" ${mark} min="${min}" max="${max}" step="${c.step}" ` +
-        `value="${value}" aria-valuetext="${text}"><output for="${id}" aria-live="off">${text}</output></div>`;
+        `<input type="range" id="${id}" ${mark} min="${min}" max="${max}" step="${step}" ` +
+        `value="${placed(c, c.value)}" aria-valuetext="${text}"><output for="${id}" aria-live="off">${text}</output></div>`;
     }
     if (c.kind === "choice") {
       const options = c.options.map((o) => (Array.isArray(o) ? o : [o, o])).map(([v, text]) =>
@@ -158,7 +162,7 @@ const live = (() => {
       return `<div><input type="checkbox" id="${id}" ${mark}${c.value ? " checked" : ""}>` +
         `<label for="${id}">${label}</label></div>`;
     }
-    return `<button type="button" ${mark}>${label}</button>`;
+    return `<button type="button" ${mark} aria-pressed="false">${label}</button>`;
   }
 
   const written = (c, value) =>
@@ -171,7 +175,7 @@ const live = (() => {
   // A number as it is read: three digits, a true minus, powers of ten when far from 1.
   function number(value, digits = 3) {
     if (!Number.isFinite(value)) return value > 0 ? "∞" : value < 0 ? "−∞" : "?";
-    const size = Math.abs(value);
+    const size = Math.abs(Number(value.toPrecision(Math.max(digits, 1))));  // 0.9996 is 1.00
     if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
       const [head, power] = value.toExponential(Math.max(digits - 2, 0)).split("e");
       const factor = head.replace(/\.?0+$/, "").replace("-", "−");
@@ -225,7 +229,7 @@ const live = (() => {
       const bottom = top + height, grid = [], words = [];
       for (const [v, label] of marks(p.xticks, p.x, p.xlog)) {
         grid.push(`M${r(X(v))} ${bottom}v5`);
-        words.push(text(X(v), bottom + 19, label, "tick below", "middle"));
+        words.push(text(X(v), bottom + 19, label, "tick", "middle"));
       }
       for (const [v, label] of marks(p.yticks, p.y, p.ylog)) {
         grid.push(`M${left} ${r(Y(v))}h-5`);
@@ -233,7 +237,7 @@ const live = (() => {
       }
       return `<path class="axis" d="M${left} ${top}v${height}h${width}${grid.join("")}"/>` +
         words.join("") +
-        text(left + width / 2, bottom + 38, p.xlabel, "label below", "middle") +
+        text(left + width / 2, bottom + 38, p.xlabel, "label", "middle") +
         text(Math.max(left - 30, 2), top - 8, p.ylabel, "label");
     }
 
@@ -388,14 +392,15 @@ const live = (() => {
     let given = null;  // read when the reader first moves something: the page opens sooner
     const data = () => (given ??= unpacked(JSON.parse(node.querySelector("script").textContent)));
     const find = (kind, key) => node.querySelector(`[data-kind="${kind}"][data-key="${key}"]`);
-    let asked = 0, running = 0;
+    const says = speaker(node.querySelector(".pf-says"));
+    let asked = 0;
 
     function show() {
       asked = 0;
       const numbers = figure.compute(state, data());
       const insides = node.querySelectorAll(".pf-inside");
       figure.draw(numbers, state, data()).forEach((inside, k) => { insides[k].innerHTML = inside; });
-      node.querySelector(".pf-says").textContent = figure.say(numbers, state, data());
+      says.write(figure.say(numbers, state, data()));
     }
 
     const settle = () => figure.controls.forEach((c) => put(c, find(c.kind, c.key), state[c.key]));
@@ -406,40 +411,19 @@ const live = (() => {
       asked ||= requestAnimationFrame(show);
     }
 
-    function stop() {
-      cancelAnimationFrame(running);
-      running = 0;
-    }
-
-    // Go through states, evenly in time; with reduced motion, go to the last.
-    function go(states, seconds) {
+    const { go, stop } = player(set, says);
+    const slid = (key) => figure.controls.find((c) => c.kind === "slider" && c.key === key);
+    const told = (c, input) => {
       stop();
-      if (!states.length) return;
-      if (calm()) { set(states.at(-1)); return; }
-      const began = performance.now();
-      const step = (now) => {
-        const part = Math.min(1, Math.max(0, now - began) / (1000 * seconds));
-        set(states[Math.round(part * (states.length - 1))]);
-        running = part < 1 ? requestAnimationFrame(step) : 0;
-      };
-      running = requestAnimationFrame(step);
-    }
-
-    const told = (c) => {
-      stop();
-      set({ [c.key]: taken(c, find(c.kind, c.key)) });
+      set({ [c.key]: taken(c, input) });
     };
     const pressed = {
-      play: (c) => {
-        if (running) { stop(); return; }
-        const s = figure.controls.find((o) => o.kind === "slider" && o.key === c.key);
-        go(sweep(s, state[c.key]), 4);
-      },
-      act: (c) => go(figure.acts[c.key](state, data()), 1.5),
+      play: (c, button) => go(button, () => sweep(slid(c.key), state[c.key], calm()), 4),
+      act: (c, button) => go(button, () => figure.acts[c.key](state, data()), 1.5),
     };
     figure.controls.forEach((c) => {
       const input = find(c.kind, c.key), handle = pressed[c.kind];
-      input.addEventListener(handle ? "click" : "input", () => (handle ?? told)(c));
+      input.addEventListener(handle ? "click" : "input", () => (handle ?? told)(c, input));
     });
     node.querySelector('[data-kind="reset"]').addEventListener("click", () => {
       stop();
@@ -447,6 +431,55 @@ const live = (() => {
     });
     settle();  // what a browser remembers of the inputs is overwritten; the picture stands
     node.querySelector("fieldset").disabled = false;
+  }
+
+  // The line that says: written when its words change; hushed, it is not read out, and
+  // when it may speak again it is written, and so read out, once.
+  function speaker(line) {
+    let said = line.textContent;
+    return {
+      write(words) { if (words !== said) line.textContent = said = words; },
+      hush() { line.setAttribute("aria-live", "off"); },
+      speak() {
+        line.setAttribute("aria-live", "polite");
+        said = null;
+      },
+    };
+  }
+
+  /* What runs while a button is pressed: one button at a time, and the line that says
+     is hushed.  go(button, states, seconds) goes through states(), evenly in time; with
+     reduced motion, to the last; if that button runs already, it stops. */
+  function player(set, says) {
+    let button = null, frame = 0;
+
+    function stop() {
+      if (!button) return;
+      cancelAnimationFrame(frame);
+      button.setAttribute("aria-pressed", "false");
+      button = null;
+      says.speak();
+      set({});
+    }
+
+    function go(pressed, states, seconds) {
+      const again = pressed === button;
+      stop();
+      const through = again ? [] : states();
+      if (!through.length) return;
+      if (calm()) { set(through.at(-1)); return; }
+      button = pressed;
+      button.setAttribute("aria-pressed", "true");
+      says.hush();
+      const began = performance.now();
+      frame = requestAnimationFrame(function step(now) {
+        const part = Math.min(1, Math.max(0, now - began) / (1000 * seconds));
+        set(through[Math.round(part * (through.length - 1))]);
+        if (part < 1) frame = requestAnimationFrame(step); else stop();
+      });
+    }
+
+    return { go, stop };
   }
 
   // The value of a control in the page, and back.
@@ -458,8 +491,15 @@ const live = (() => {
     return valued(c, Number(input.value));
   }
 
+  // The places of a slider in the page: first, last and step.  Those of a logarithmic
+  // one are counted, so that a browser reaches the last.
+  const places = (c) => (c.log ? [0, c.steps, 1] : [c.min, c.max, c.step]);
+
+  const placed = (c, value) =>
+    (c.log ? (c.steps * Math.log(value / c.min)) / Math.log(c.max / c.min) : value);
+
   function valued(c, place) {
-    const value = c.log ? 10 ** place : place;
+    const value = c.log ? c.min * (c.max / c.min) ** (place / c.steps) : place;
     return c.whole ? Math.round(value) : value;
   }
 
@@ -467,21 +507,24 @@ const live = (() => {
     if (c.kind === "toggle") input.checked = value;
     if (c.kind === "choice") input.value = value;
     if (c.kind !== "slider") return;
-    input.value = c.log ? Math.log10(value) : value;
+    // A place between two whole values stays: a key would else never leave the value.
+    if (valued(c, Number(input.value)) !== value) input.value = placed(c, value);
     const words = written(c, value);
     input.setAttribute("aria-valuetext", words);
     input.nextElementSibling.textContent = words;
   }
 
-  // The states of a slider from a value (from its beginning, if it is at its end) to its end.
-  function sweep(c, value) {
-    const to = (v) => (c.log ? Math.log10(v) : v);
-    const from = value >= c.max ? to(c.min) : to(value);
-    const steps = Math.max(2, Math.round((to(c.max) - from) / c.step) + 1);
-    return linspace(from, to(c.max), steps).map((v) => ({ [c.key]: valued(c, v) }));
+  // The states of a slider from a value to its end, or from its beginning, if it is at
+  // its end.  at once: the end alone, or the beginning.
+  function sweep(c, value, atOnce = false) {
+    const [first, last, step] = places(c), ended = placed(c, value) > last - step / 2;
+    const from = ended ? first : placed(c, value);
+    const count = Math.max(2, Math.round((last - from) / step) + 1);
+    const way = atOnce ? [ended ? first : last] : linspace(from, last, count);
+    return way.map((place) => ({ [c.key]: valued(c, place) }));
   }
 
-  return { define, slider, choice, toggle, play, act, unpacked, start, first, compute, states,
-           json, html, number, linspace, ticks, text, plane, linear, remembered,
+  return { define, slider, choice, toggle, play, act, unpacked, start, first, compute, says, states,
+           json, html, places, taken, put, sweep, number, linspace, ticks, text, plane, linear, remembered,
            sum, weights, monotone, softplus, sigmoid, logSumExp, logNormal };
 })();

@@ -3,7 +3,7 @@
 The page trains the flow and exports the weights of its networks.  A coupling takes
 x_B to x_B e^s + t, where a network finds s and t from x_A.  Between two couplings
 the figure moves by λs and λt, 0 ≤ λ ≤ 1: that is a coupling too, with inverse and
-determinant, but no layer of the trained flow.
+determinant, but no layer of the trained flow.  The slider counts the page's eight.
 */
 "use strict";
 
@@ -106,7 +106,7 @@ determinant, but no layer of the trained flow.
   function losses(n, state, data) {
     const last = data.layers.length, high = Math.max(3, ...n.curve, n.nll);
     const p = live.plane({ box: [48, 24, 270, 300], x: [0, last], y: [0, 1.08 * high],
-                           xlabel: "couplings applied", ylabel: "NLL of the data (nats)" });
+                           xlabel: "couplings applied", ylabel: "minus log-likelihood of the data (nats)" });
     return p.hline(data.exact, "green") +
       p.note(2.2, data.exact + 0.02 * high, "the exact law", "green") +
       p.line(live.linspace(0, last, last + 1), n.curve, "blue") +
@@ -119,7 +119,8 @@ determinant, but no layer of the trained flow.
     const from = state.way === "noise" ? "data towards noise" : "noise towards data";
     const inside = whole ? "" : `, the last of them to ${Math.round(100 * (state.k % 1))} %`;
     return `${live.number(Math.ceil(state.k), 1)} of ${data.layers.length} couplings from ${from}${inside}: ` +
-      `mean log|det| ${v(n.logDet)}; NLL of the data under these couplings ${v(n.nll)} nats, ` +
+      `mean log|det| ${v(n.logDet)}; minus log-likelihood of the data under these ` +
+      `couplings ${v(n.nll)} nats, ` +
       `under the exact law ${v(data.exact)}.`;
   }
 

@@ -12,9 +12,9 @@ live.define("sinkhorn", {
   title: "Entropic plans",
   panels: [[330, 340], [330, 340]],
   controls: [
-    live.slider("eps", "strength of the entropy ε", { min: 0.002, max: 1, step: 0.05, value: 0.03, log: true, digits: 2 }),
-    live.slider("sweeps", "sweeps, at most", { min: 1, max: 1000, step: 0.1, value: 1000, log: true, whole: true }),
-    live.play("sweeps", "Play the sweeps from 1"),
+    live.slider("eps", "strength of the entropy ε", { min: 0.002, max: 1, value: 0.03, log: true, steps: 54, digits: 2 }),
+    live.slider("sweeps", "sweeps, at most", { min: 1, max: 1000, value: 1000, log: true, steps: 30, whole: true }),
+    live.play("sweeps", "Play the sweeps"),
   ],
 
   compute(state, data) {
@@ -33,13 +33,19 @@ live.define("sinkhorn", {
     return [drawSheet(numbers), drawErrors(numbers, data.tol)];
   },
 
-  say({ errors, error, moved, entropy, least, value }, state, data) {
+  say({ errors, error, ...costs }, state, data) {
     const n = (v) => live.number(v, 3), sweeps = errors.length;
+    const [moved, entropy, least, value] =
+      ["moved", "entropy", "least", "value"].map((name) => n(costs[name]));
     const reached = error < data.tol
       ? `${sweeps} ${sweeps === 1 ? "sweep brings" : "sweeps bring"} the rows within ${n(data.tol)}.`
       : `After ${sweeps} ${sweeps === 1 ? "sweep" : "sweeps"} the rows are off by ${n(error)}.`;
-    return `${reached} The plan moves the mass for ${n(moved)}; the least is ${n(least)}. ` +
-      `It tells ${n(entropy)} nats, so the entropic cost is ${n(value)}.`;
+    const rest = error < data.tol
+      ? `The plan moves the mass for ${moved}; the least is ${least}. Its two ends tell ` +
+        `${entropy} nats about each other, so the entropic cost is ${value}.`
+      : `The plan is no coupling yet, so its price, ${moved}, may lie below the least ` +
+        `price of a coupling, ${least}.`;
+    return `${reached} ${rest}`;
   },
 });
 

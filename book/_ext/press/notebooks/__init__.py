@@ -1,0 +1,1 @@
+"""Pages as notebooks, with the package that they install."""

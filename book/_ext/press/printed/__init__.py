@@ -1,0 +1,1 @@
+"""The whole book in print; the build does without."""

@@ -1,0 +1,1 @@
+"""Links and spelling, read over; the build does without."""

@@ -1,0 +1,1 @@
+"""What search engines, shared links and lost readers see."""

@@ -1,0 +1,1 @@
+"""Stale pages run, once, in parallel; the order of a build."""

@@ -1,0 +1,1 @@
+"""Each page finished as it is written; what the site can spare."""

@@ -1,0 +1,1 @@
+"""Boards, indexes and the reference: pages that the build fills."""

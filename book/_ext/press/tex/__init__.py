@@ -1,0 +1,1 @@
+"""TeX becomes MathML while the book is built."""

@@ -1,0 +1,1 @@
+"""What the pages and the package say, read as text; what the book promises."""
