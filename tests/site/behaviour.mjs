@@ -209,11 +209,11 @@ async function tabbed({ open, home, root }) {
 
 /** On a phone the keyboard reaches a formula wider than the window, and scrolls it. */
 async function wide({ open, home, root }) {
-  const { page, seen } = await open(`${home}/${having(root, FOLDED, "a proof")}`, async (fresh) => {
+  const { page, seen } = await open(`${home}/${having(root, LIVE, "a live figure")}`, async (fresh) => {
     await fresh.setViewport({ width: 360, height: 740 });
   });
   const box = await page.evaluateHandle(() => [...document.querySelectorAll("article .pf-formula")]
-    .find((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 20));
+    .find((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 100));
   assert.ok(box.asElement(), "no formula is wider than a phone");
   await box.evaluate((e) => e.scrollIntoView({ block: "center", behavior: "instant" }));
   await page.waitForFunction((e) => e.tabIndex === 0, {}, box);

@@ -25,7 +25,7 @@ const ALL = { type: "tag", values: TAGS };
 // root of the host, which a disk does not have.
 const SERVED = new Set(["404.html"]);
 const WIDE = { width: 1280, height: 900 };
-const PHONE = { width: 360, height: 740, hasTouch: true };
+const PHONE = { width: 360, height: 740 };
 
 /* What runs in the page. Each function stands alone: it is sent there as text. */
 
@@ -150,9 +150,12 @@ async function weigh(page) {
   const kinds = new Map(), bytes = {};
   const wire = await page.createCDPSession();
   await wire.send("Network.enable");
-  wire.on("Network.responseReceived", (e) => kinds.set(e.requestId, e.type.toLowerCase()));
+  wire.on("Network.responseReceived", (e) => {
+    if (e.response.url.startsWith("http")) kinds.set(e.requestId, e.type.toLowerCase());
+  });
   wire.on("Network.loadingFinished", (e) => {
-    const kind = kinds.get(e.requestId) ?? "other";
+    const kind = kinds.get(e.requestId);
+    if (!kind) return;  // what a sheet holds is in its own weight
     bytes[kind] = (bytes[kind] ?? 0) + e.encodedDataLength;
     bytes.requests = (bytes.requests ?? 0) + 1;
   });

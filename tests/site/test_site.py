@@ -23,6 +23,7 @@ HTTP = ("light", "dark")
 WEIGHT = 300_000  # bytes over the wire, before figures
 SHIFT = 0.02
 SPEED = 70  # of a page on a machine that may have other work; the report is exact
+MACHINE = 700  # of Lighthouse's benchmark: below, the machine is judged, not the page
 
 
 def loads(survey: Survey, kind: str) -> Iterator[tuple[str, Load]]:
@@ -127,6 +128,9 @@ def speed(site: Path, survey: Survey, script: Callable[..., Any]) -> Survey:
 
 
 def test_lighthouse_finds_the_pages_fast(speed: Survey) -> None:
+    machine = min(page["benchmark"] for page in speed.values())
+    if machine < MACHINE:
+        pytest.skip(f"Lighthouse's benchmark is {machine:.0f} now, {MACHINE} is asked")
     found = {name: page["performance"] for name, page in speed.items()}
     assert {name: score for name, score in found.items() if score < SPEED} == {}
 
