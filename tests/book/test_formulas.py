@@ -254,7 +254,9 @@ def test_a_faulty_formula_fails_the_build(tiny: Any) -> None:
 
 def test_the_vendored_program_is_the_one_that_the_licences_name() -> None:
     told = (ROOT / "book/_static/licences.txt").read_text(encoding="utf-8")
-    program = (ROOT / "book/_ext/press/temml/temml.min.js").read_text(encoding="utf-8")
+    program = (ROOT / "book/_ext/press/tex/temml/temml.min.js").read_text(
+        encoding="utf-8"
+    )
     version = re.search(r"Temml (\d+\.\d+\.\d+)", told)
     assert version
     assert json.dumps(version[1]) in program
