@@ -25,8 +25,10 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
   function paint(mode) {
-    root.dataset.mode = mode;
-    root.dataset.theme = mode === "auto" ? (dark.matches ? "dark" : "light") : mode;
+    const theme = mode === "auto" ? (dark.matches ? "dark" : "light") : mode;
+    // What is written anew is styled anew, the whole page of it.
+    if (root.dataset.mode !== mode) root.dataset.mode = mode;
+    if (root.dataset.theme !== theme) root.dataset.theme = theme;
     all(".theme-switch-button").forEach((button) => {
       const said = { auto: "as the system", light: "light", dark: "dark" }[mode];
       button.setAttribute("aria-label", `Colours: ${said}`);
@@ -334,7 +336,7 @@ and classes, so that the theme's style sheet fits. Nothing here is needed to rea
   summaries();
   colours();
   ["primary", "secondary"].forEach(drawer);
-  place();
+  requestAnimationFrame(() => setTimeout(place)); // it asks how tall things are
   contents();
   field();
   copying();

@@ -52,8 +52,7 @@
   const WIDE = ".pf-scroll, .pst-scrollable-table-container, .pf-formula, pre, " +
     ".cell_output .output, .cell_output .text_html";
 
-  function mark(box) {
-    const scrolls = box.scrollWidth > box.clientWidth + 1;
+  function mark(box, scrolls) {
     if (scrolls && !box.hasAttribute("tabindex")) {
       box.tabIndex = 0;
       box.dataset.reached = "";
@@ -70,7 +69,10 @@
   /* A box is looked at when it comes near, so that no far part of the page has to be
      laid out for it; one in a fold, when that opens. */
   const near = new IntersectionObserver((seen) => {
-    for (const box of seen) if (box.isIntersecting) mark(box.target);
+    const boxes = seen.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+    // All are looked at before one is changed: else each would be laid out anew.
+    const scroll = boxes.map((box) => box.scrollWidth > box.clientWidth + 1);
+    boxes.forEach((box, k) => mark(box, scroll[k]));
   }, { rootMargin: "50% 0px" });
 
   function reach() {

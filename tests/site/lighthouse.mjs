@@ -98,6 +98,7 @@ export async function measure({ site, chosen = [], runs = 3 }) {
     ? every.filter((n) => chosen.some((c) => (every.includes(c) ? n === c : n.includes(c))))
     : every;
   const [{ address, stop }, browser] = await Promise.all([serve(root), launch()]);
+  await new Promise((done) => setTimeout(done, 4000));  // the browser's own pages load first
   const about = machine(await browser.version());
   process.stderr.write(`load of the machine at the start: ${about.load.toFixed(2)} on ${about.cores} cores\n`);
   const found = {};
