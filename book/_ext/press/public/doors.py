@@ -45,7 +45,8 @@ PAGE = Template("""<!DOCTYPE html>
 <meta charset="utf-8" />
 <meta name="viewport" content="width=device-width, initial-scale=1" />
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-style-src $hash; img-src data:; form-action 'self'; base-uri 'none'" />
+style-src $hash; img-src data:; connect-src 'self'; form-action 'self'; \
+base-uri 'none'" />
 <title>$title</title>
 <meta name="description" content="$description" />
 $tags
