@@ -4,12 +4,14 @@
 
 Lighthouse runs first and alone, since other work would slow its pages; then the
 survey (axe, requests, weights, phones), then the tests of the live figures, whose
-differences from the package are recorded while they run.
+differences from the package are recorded while they run.  With pages named, these
+alone are measured, and their lines replaced in the report that is there.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +30,7 @@ CATEGORIES = ("performance", "accessibility", "best-practices", "seo")
 
 HEAD = """# The site, measured
 
-Written by `make site-report`; every number of this book is measured on its built site. Served by a plain loopback server with gzip; Lighthouse {lighthouse} in its mobile setting (a slow phone and a slow network, simulated), the median of {runs} runs for whatever varies; axe-core {axe} with the rules of WCAG 2.2 AA and its best practices, everything unfolded, in both themes. Chromium: {browser}. Processor: {cpu}, {cores} cores; load when it began: {load:.1f}; Lighthouse's benchmark index of its speed, the median over the pages: {benchmark:.0f}.
+Written by `make site-report`; every number of this book is measured on its built site. Served by a plain loopback server with gzip; Lighthouse {lighthouse} in its mobile setting (a slow phone and a slow network, simulated), the median of {runs} runs for whatever varies; axe-core {axe} with the rules of WCAG 2.2 AA and its best practices, everything unfolded, in both themes, contrast once for each look that text has on a page. Chromium: {browser}. Processor: {cpu}, {cores} cores; load when it began: {load:.1f}; Lighthouse's benchmark index of its speed, the median over the pages: {benchmark:.0f}.
 """  # noqa: E501
 
 ANCHOR = """
@@ -166,13 +168,29 @@ def table(columns: tuple[str, ...], rows: list[str]) -> str:
     return "\n".join([f"| {' | '.join(columns)} |", rule, *rows])
 
 
-def worst(speed: dict[str, Any], survey: dict[str, Any]) -> str:
-    """Return the worst value of the book in each column of the comparison."""
-    low = [f"{min(page[c] for page in speed.values()):.0f}" for c in CATEGORIES]
-    weight = max(sum(weights(survey[name]["light"])) for name in speed)
-    paint = max(page["lcp"] for page in speed.values()) / 1000
-    cells = [*low, f"{kB(weight)} kB (with all figures)", f"{paint:.1f} s"]
-    return f"| this book, its worst page | {' | '.join(cells)} |"
+def worst(rows: list[str]) -> str:
+    """Return the worst value in each column of the comparison, from the lines."""
+    cells = [
+        dict(zip(COLUMNS, row.strip("| ").split(" | "), strict=True)) for row in rows
+    ]
+    low = [str(min(int(cell[c]) for cell in cells)) for c in COLUMNS[1:5]]
+    weight = max(int(c["before figures, kB"]) + int(c["figures, kB"]) for c in cells)
+    paint = max(float(cell["largest paint, s"]) for cell in cells)
+    told = [*low, f"{weight} kB (with all figures)", f"{paint:.1f} s"]
+    return f"| this book, its worst page | {' | '.join(told)} |"
+
+
+def renewed(text: str, rows: list[str]) -> str:
+    """Return a report in which some pages have new lines."""
+    for row in rows:
+        name = row.partition(" | ")[0]
+        line = re.compile(rf"^{re.escape(name)} \| .*$", re.M)
+        if not line.search(text):
+            raise SystemExit(f"the report has no {name.strip('| ')}: measure all pages")
+        text = line.sub(row.replace("\\", r"\\"), text)
+    pages = text.partition("## Pages")[2].partition("\n## ")[0]
+    lines = [line for line in pages.splitlines() if line.startswith("| ")][1:]
+    return re.sub(r"^\| this book, .*$", lambda _: worst(lines), text, flags=re.M)
 
 
 def figures(found: list[Compared]) -> str:
@@ -212,19 +230,25 @@ def versions() -> dict[str, str]:
             "axe": pins["devDependencies"]["axe-core"]}  # fmt: skip
 
 
-def report(site: Path, runs: int, chosen: list[str]) -> str:
-    """Measure, and return the report."""
+def looked(
+    site: Path, runs: int, chosen: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Measure pages; return what measured them, and their lines."""
     lighthouse = measured("lighthouse", site, "--runs", str(runs), *chosen)
-    survey = measured("survey", site, "--thorough", *chosen)["pages"]
-    speed = {name: page for name, page in lighthouse["pages"].items() if name in survey}
-    seen = [row(name, page, survey[name]) for name, page in speed.items()]
-    head = HEAD.format(**{**lighthouse, **versions(), "runs": runs})
+    survey = measured("survey", site, *chosen)["pages"]
+    speed = lighthouse["pages"]
+    return lighthouse, [row(n, page, survey[n]) for n, page in speed.items()]
+
+
+def report(site: Path, runs: int) -> str:
+    """Measure all pages and figures, and return the report."""
+    machine, seen = looked(site, runs, [])
     parts = [
-        head,
+        HEAD.format(**{**machine, **versions(), "runs": runs}),
         "## Pages",
         "Times are Lighthouse's, of the simulated phone. *Before figures*: all bytes over the wire but pictures; *figures*: all pictures of the page, also those below the window. *Requests* are those of the page with all its pictures, *outside* those that left the site, in all loads. *Complaints*: messages on the console, exceptions, failed loads and breaches of the content policy, in all loads. *Shift*: the largest, over Lighthouse, wide and narrow windows. *axe*: rules violated. *Over 360 px*: by how much a phone of that width would scroll sideways.",  # noqa: E501
         table(COLUMNS, seen),
-        ANCHOR.strip() + "\n" + worst(speed, survey),
+        ANCHOR.strip() + "\n" + worst(seen),
         "## Live figures",
         "Each figure's numbers, computed by its script in V8, against the Python package (`tests/live`). *Numbers*: how many comparisons; a dash where a test judges by a standard error, an order or a sign instead.",  # noqa: E501
         figures(live()),
@@ -242,7 +266,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPORT)
     parser.add_argument("pages", nargs="*")
     given = parser.parse_args()
-    text = report(given.site, given.runs, given.pages)
+    if given.pages:
+        _, rows = looked(given.site, given.runs, given.pages)
+        text = renewed(given.out.read_text(encoding="utf-8"), rows)
+    else:
+        text = report(given.site, given.runs)
     part = given.out.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, given.out)

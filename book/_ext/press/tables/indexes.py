@@ -7,6 +7,7 @@ anything, since any page may change them.
 import re
 from collections.abc import Iterator
 from functools import cache, cached_property
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from docutils import nodes
@@ -72,8 +73,9 @@ class Statement(NamedTuple):
 
 
 class Symbol(NamedTuple):
-    """A row of the notation page: its first formula, macro, meaning and anchor."""
+    """A row of the notation page: section, first formula, macro, meaning, anchor."""
 
+    section: str
     tex: str
     macro: str
     meaning: str
@@ -117,7 +119,9 @@ def statements(page: Page) -> Iterator[Statement]:
 def symbols(text: str) -> Iterator[Symbol]:
     """Yield the rows of the notation page."""
     seen: set[str] = set()
+    section = ""
     for line in text.splitlines():
+        section = line.removeprefix("## ") if line.startswith("## ") else section
         cells = [c.strip() for c in cells_of(line.strip().strip("|"))]
         found = FORMULA.match(cells[0])
         if not line.startswith("|") or not found or len(cells) < 4:
@@ -125,7 +129,7 @@ def symbols(text: str) -> Iterator[Symbol]:
         macro = MACRO.match(cells[1])
         tex = found[1].replace(r"\|", "|")
         name = slug(tex, seen)
-        yield Symbol(tex, macro[1] if macro else "", cells[3], name)
+        yield Symbol(section, tex, macro[1] if macro else "", cells[3], name)
 
 
 def slug(tex: str, seen: set[str]) -> str:
@@ -219,19 +223,21 @@ class Symbols(Index):
     """The index of symbols: where each is used, and the symbols of each page."""
 
     def show(self) -> list[nodes.Node]:
-        """Return both tables."""
+        """Return the tables: by sections of the notation, then by parts of the book."""
         notation = next(p for p in self.pages if p.name == NOTATION)
         found = list(symbols(notation.text))
         pages = [p for p in self.pages if p.name.count("/") == 2
                  and not p.name.startswith("book/back/")]  # fmt: skip
-        rows = [self.of(s, [p for p in pages if s.used(p)]) for s in found]
-        other = [self.on(p, [s for s in found if s.used(p)]) for p in pages]
-        return [
-            *self.markdown("**Where a symbol is used**"),
-            self.filled(["Symbol", "Meaning", "Pages"], rows),
-            *self.markdown("**The symbols of a page**"),
-            self.filled(["Page", "Symbols"], other),
-        ]
+        shown: list[nodes.Node] = []
+        for section, some in groupby(found, lambda s: s.section):
+            rows = [self.of(s, [p for p in pages if s.used(p)]) for s in some]
+            shown += self.markdown(f"**{section}: where each is used**")
+            shown.append(self.filled(["Symbol", "Meaning", "Pages"], rows))
+        for part, chapters in groupby(pages, lambda p: p.name.rpartition("/")[0]):
+            rows = [self.on(p, [s for s in found if s.used(p)]) for p in chapters]
+            shown += self.markdown(f"**{self.link(f'{part}/index')}: its symbols**")
+            shown.append(self.filled(["Page", "Symbols"], rows))
+        return shown
 
     def of(self, s: Symbol, pages: list[Page]) -> nodes.row:
         """Return the row of a symbol."""
