@@ -30,7 +30,7 @@ CATEGORIES = ("performance", "accessibility", "best-practices", "seo")
 
 HEAD = """# The site, measured
 
-Written by `make site-report`; every number of this book is measured on its built site. Served by a plain loopback server with gzip; Lighthouse {lighthouse} in its mobile setting (a slow phone and a slow network, simulated), the median of {runs} runs for whatever varies; axe-core {axe} with the rules of WCAG 2.2 AA and its best practices, everything unfolded, in both themes, contrast once for each look that text has on a page. Chromium: {browser}. Processor: {cpu}, {cores} cores; load when it began: {load:.1f}; Lighthouse's benchmark index of its speed, the median over the pages: {benchmark:.0f}.
+Written by `make site-report`; every number of this book is measured on its built site. Served by a plain loopback server with gzip; Lighthouse {lighthouse} in its mobile setting (a slow phone and a slow network, simulated), the median of {runs} runs for whatever varies; axe-core {axe} with the rules of WCAG 2.2 AA and its best practices, everything unfolded, in both themes. Chromium: {browser}. Processor: {cpu}, {cores} cores; load when it began: {load:.1f}; Lighthouse's benchmark index of its speed, the median over the pages: {benchmark:.0f}.
 """  # noqa: E501
 
 ANCHOR = """
@@ -235,7 +235,7 @@ def looked(
 ) -> tuple[dict[str, Any], list[str]]:
     """Measure pages; return what measured them, and their lines."""
     lighthouse = measured("lighthouse", site, "--runs", str(runs), *chosen)
-    survey = measured("survey", site, *chosen)["pages"]
+    survey = measured("survey", site, "--thorough", *chosen)["pages"]
     speed = lighthouse["pages"]
     return lighthouse, [row(n, page, survey[n]) for n, page in speed.items()]
 
